@@ -1,0 +1,1 @@
+"""Take a trained PyTorch model to a device and prove that it arrived."""

@@ -1,0 +1,48 @@
+"""The one way to import an optional package, and the table of which extra brings which package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from sdk.errors import EngineUnavailableError
+
+# module -> extra of the distribution that installs it
+EXTRA = {
+    "accelerate": "recipes",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "nncf": "compile",
+    "onnx": "compile",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "compile",
+    "openvino": "openvino",
+    "PIL": "images",
+    "pyarrow": "recipes",
+    "rich": "cli",
+    "safetensors": "torch",
+    "sklearn": "recipes",
+    "torch": "torch",
+    "tqdm": "recipes",
+    "typer": "cli",
+}
+
+
+def installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def require(module: str, *, purpose: str) -> ModuleType:
+    """Import `module`, or raise EngineUnavailableError with the command that installs it."""
+    root = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != root:
+            raise  # the package is there and one of its own needs is not: say that, not "install it"
+        raise EngineUnavailableError(
+            f"{purpose} needs the package {root!r}, which is not installed.",
+            fix=f"pip install 'edge-sdk[{EXTRA[root]}]'",
+        ) from error
