@@ -1,0 +1,360 @@
+"""An `nn.Module`, an `ExportedProgram` or an ONNX file to a `Program`."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from sdk.compilers.program import Feed, Program, _is_library
+from sdk.errors import CaptureError, InputError
+from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
+
+Dynamic = Mapping[str, Mapping[int, Dim]]
+Model = nn.Module | ExportedProgram | str | Path
+Inputs = Mapping[str, Any] | Sequence[Any] | torch.Tensor | Array
+# What torch.export, and the model's own forward under it, raise when capture fails.
+CAPTURE_FAILURES = (
+    RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, AssertionError,
+    LookupError, torch._dynamo.exc.TorchDynamoException,
+)  # fmt: skip
+
+
+def capture(model: Model, inputs: Inputs | None, dynamic: Dynamic | None = None) -> Program:
+    """Capture `model` with example `inputs`; `dynamic` maps input -> axis -> Dim.
+
+    Example inputs are a tensor, a sequence of tensors in forward's order or a mapping by name,
+    NumPy or torch. A module is captured in eval mode and left in the mode that it was in.
+    """
+    if isinstance(model, (str, Path)):
+        return _capture_onnx(Path(model), inputs, dynamic or {})
+    if isinstance(model, ExportedProgram):
+        if dynamic:
+            raise InputError(
+                "An ExportedProgram has its dynamic dimensions already.",
+                got=f"dynamic={dict(dynamic)}",
+                fix="leave dynamic out, or pass the nn.Module",
+            )
+        return _from_exported(model)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "The model is of a type that cannot be compiled.",
+            expected="an nn.Module, an ExportedProgram or the path of an .onnx file",
+            got=type(model).__name__,
+        )
+    return _capture_module(model, inputs, dynamic or {}, _parameter_names(model), None)
+
+
+def example_feed(model: Model, inputs: Inputs | None) -> dict[str, Array] | None:
+    """The caller's example inputs as named NumPy arrays, in the model's order."""
+    if inputs is None:
+        return None
+    names = _input_names(model)
+    if isinstance(inputs, Mapping):
+        unknown = [name for name in inputs if name not in names]
+        if unknown:
+            raise InputError(f"The model has no input {unknown[0]!r}.", expected=names, got=unknown)
+        return {name: _array(name, inputs[name]) for name in names if name in inputs}
+    values = [inputs] if isinstance(inputs, (torch.Tensor, np.ndarray)) else list(inputs)
+    if len(values) > len(names):
+        raise InputError("Too many example inputs.", expected=names, got=f"{len(values)} inputs")
+    return {name: _array(name, value) for name, value in zip(names, values, strict=False)}
+
+
+def _input_names(model: Model) -> list[str]:
+    if isinstance(model, ExportedProgram):
+        return [spec.name for spec in _from_exported(model).signature.inputs]
+    if isinstance(model, nn.Module):
+        return _parameter_names(model)
+    from sdk.compilers import onnx_import  # needs onnx, which the other inputs do not
+
+    return [name for name, _, _ in onnx_import.load(Path(model)).inputs]
+
+
+def _parameter_names(module: nn.Module) -> list[str]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return names or [f"input_{index}" for index in range(16)]
+
+
+def _array(name: str, value: Any) -> Array:
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if not isinstance(array, np.ndarray) or str(array.dtype) not in DTYPES:
+        raise InputError(
+            f"The example input {name!r} is not a usable tensor.",
+            expected=f"a torch tensor or NumPy array of {', '.join(DTYPES)}",
+            got=getattr(array, "dtype", type(value).__name__),
+        )
+    return array
+
+
+def _capture_module(
+    module: nn.Module,
+    inputs: Inputs | None,
+    dynamic: Dynamic,
+    names: list[str],
+    output_names: list[str] | None,
+) -> Program:
+    feed = example_feed(module, inputs)
+    if not feed:
+        raise InputError("Compiling a module needs example inputs.", fix="pass inputs=tensor")
+    _check_dynamic(feed, dynamic)
+    was_training = module.training
+    module.eval()
+    try:
+        exported = _export(module, _widen(feed, dynamic), dynamic, names)
+        outputs = _run(module, feed, names)
+    finally:
+        module.train(was_training)
+    output_names = output_names or [name for name, _ in outputs]
+    signature = _signature(exported, list(feed), dynamic, output_names)
+    return Program(
+        exported=exported,
+        signature=signature,
+        precision="fp32",
+        reference=_eager(module, names, output_names),
+        source=f"{type(module).__module__}.{type(module).__qualname__}",
+    )
+
+
+def _export(
+    module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]
+) -> ExportedProgram:
+    dims = {d.name: torch.export.Dim(d.name, min=d.min, max=d.max) for d in _all_dims(dynamic)}
+    shapes = {
+        name: {axis: dims[dim.name] for axis, dim in dynamic.get(name, {}).items() if dim.max > 1}
+        for name in feed
+    }
+    args, kwargs = _call_arguments(feed, names)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                module, args, kwargs, dynamic_shapes=_as_call(shapes, args, feed, module)
+            )
+    except CAPTURE_FAILURES as error:
+        raise _capture_error(error) from error
+
+
+def _as_call(
+    shapes: Mapping[str, Any], args: tuple[Any, ...], feed: Feed, module: nn.Module
+) -> Any:
+    """torch.export wants shapes by parameter; `*args` modules have one name for all."""
+    variadic = _variadic(module)
+    if variadic and len(args) == len(feed):
+        return {variadic[0]: tuple(shapes[name] for name in feed)}
+    return dict(shapes)
+
+
+def _variadic(module: nn.Module) -> list[str]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+
+
+def _call_arguments(feed: Feed, names: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Leading inputs go by position, inputs behind a gap by keyword."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}
+    leading = []
+    for name in names:
+        if name not in tensors:
+            break
+        leading.append(tensors.pop(name))
+    return tuple(leading), tensors
+
+
+def _eager(
+    module: nn.Module, names: list[str], output_names: list[str]
+) -> Callable[[Feed], dict[str, Array]]:
+    """The module itself, in eval mode, as a function of a feed."""
+
+    def reference(feed: Feed) -> dict[str, Array]:
+        was_training = module.training
+        module.eval()
+        try:
+            values = [value for _, value in _run(module, feed, names)]
+        finally:
+            module.train(was_training)
+        return dict(zip(output_names, values, strict=True))
+
+    return reference
+
+
+def _run(module: nn.Module, feed: Feed, names: list[str]) -> list[tuple[str, Array]]:
+    args, kwargs = _call_arguments(feed, names)
+    with torch.no_grad():
+        result = module(*args, **kwargs)
+    return name_outputs(result)
+
+
+def name_outputs(result: Any) -> list[tuple[str, Array]]:
+    """Name the tensors of a result: keys of mappings and records, `output` or `output_<i>`."""
+    leaves, _ = pytree.tree_flatten_with_path(result)
+    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(leaves) or not tensors:
+        raise CaptureError(
+            "The model's outputs are not all tensors.",
+            got=[type(leaf).__name__ for _, leaf in leaves],
+            fix="wrap the model in a module that returns tensors only",
+        )
+    return [
+        (_output_name(path, index, len(tensors)), tensor.detach().cpu().numpy())
+        for index, (path, tensor) in enumerate(tensors)
+    ]
+
+
+def _output_name(path: tuple[Any, ...], index: int, count: int) -> str:
+    keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path]
+    if any(isinstance(key, str) and key for key in keys):
+        return "_".join(str(key) for key in keys)
+    return "output" if count == 1 else f"output_{index}"
+
+
+def _check_dynamic(feed: Feed, dynamic: Dynamic) -> None:
+    for name, axes in dynamic.items():
+        if name not in feed:
+            raise InputError(f"dynamic names the unknown input {name!r}.", expected=list(feed))
+        for axis, dim in axes.items():
+            if not 0 <= axis < feed[name].ndim or feed[name].shape[axis] not in dim:
+                raise InputError(
+                    f"dynamic[{name!r}][{axis}] does not fit the example input.",
+                    expected=f"an axis of {list(feed[name].shape)} whose size is in {dim}",
+                    got=f"axis {axis}",
+                )
+
+
+def _all_dims(dynamic: Dynamic) -> list[Dim]:
+    return [dim for axes in dynamic.values() for dim in axes.values()]
+
+
+def _widen(feed: Feed, dynamic: Dynamic) -> dict[str, Array]:
+    """Repeat examples of size 1 along dynamic axes: torch.export would take 1 for a constant."""
+    wide = dict(feed)
+    for name, axes in dynamic.items():
+        for axis, dim in axes.items():
+            if wide[name].shape[axis] == 1 and dim.max > 1:
+                wide[name] = np.repeat(wide[name], 2, axis=axis)
+    return wide
+
+
+def _signature(
+    exported: ExportedProgram, names: list[str], dynamic: Dynamic, output_names: list[str]
+) -> Signature:
+    known = {dim.name: dim for dim in _all_dims(dynamic)}
+    placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    user_inputs = [placeholders[name].meta["val"] for name in exported.graph_signature.user_inputs]
+    symbols = {}
+    for name, value in zip(names, user_inputs, strict=True):
+        for axis, dim in dynamic.get(name, {}).items():
+            if isinstance(value.shape[axis], torch.SymInt):
+                symbols[str(value.shape[axis].node.expr)] = known[dim.name]
+    (output,) = [node for node in exported.graph.nodes if node.op == "output"]
+    results = [node.meta["val"] for node in output.args[0]]
+    read = [_spec(name, value, symbols, exported) for name, value in zip(names, user_inputs, strict=True)]
+    made = [_spec(name, value, symbols, exported) for name, value in zip(output_names, results, strict=True)]
+    return Signature(tuple(read), tuple(made))
+
+
+def _spec(
+    name: str, value: torch.Tensor, symbols: Mapping[str, Dim], exported: ExportedProgram
+) -> TensorSpec:
+    shape = tuple(
+        _dim(size, symbols, exported) if isinstance(size, torch.SymInt) else int(size)
+        for size in value.shape
+    )
+    return TensorSpec(name, str(value.dtype).removeprefix("torch."), shape)
+
+
+def _dim(size: torch.SymInt, symbols: Mapping[str, Dim], exported: ExportedProgram) -> Dim:
+    """A named dim: the caller's own, or one whose range torch.export knows."""
+    text = str(size.node.expr)
+    if text in symbols:
+        return symbols[text]
+    bounds = exported.range_constraints.get(size.node.expr)
+    low = max(1, int(bounds.lower)) if bounds is not None else 1
+    high = int(bounds.upper) if bounds is not None and bounds.upper.is_integer else 1 << 16
+    name = text if text.isidentifier() else f"dim_{abs(hash(text)) % 10**6}"
+    return Dim(name, low, low, max(low, min(high, 1 << 16)))
+
+
+def _from_exported(exported: ExportedProgram) -> Program:
+    names = list(exported.graph_signature.user_inputs)
+    module = exported.module(check_guards=False)
+    fake = [node.meta["val"] for node in exported.graph.nodes if node.op == "output" for node in node.args[0]]
+    tree = pytree.tree_unflatten(fake, exported.call_spec.out_spec)
+    leaves, _ = pytree.tree_flatten_with_path(tree)
+    output_names = [_output_name(path, i, len(leaves)) for i, (path, _) in enumerate(leaves)]
+    return Program(
+        exported=exported,
+        signature=_signature(exported, names, {}, output_names),
+        precision="fp32",
+        reference=_eager_exported(module, names, output_names),
+        source="torch.export.ExportedProgram",
+    )
+
+
+def _eager_exported(
+    module: nn.Module, names: list[str], output_names: list[str]
+) -> Callable[[Feed], dict[str, Array]]:
+    def reference(feed: Feed) -> dict[str, Array]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in names]
+        with torch.no_grad():
+            values = [value for _, value in name_outputs(module(*tensors))]
+        return dict(zip(output_names, values, strict=True))
+
+    return reference
+
+
+def _capture_onnx(path: Path, inputs: Inputs | None, dynamic: Dynamic) -> Program:
+    from sdk.compilers import onnx_import, onnx_reference  # need onnx, which modules do not
+
+    imported = onnx_import.load(path)
+    names = [name for name, _, _ in imported.inputs]
+    if inputs is None:
+        raise InputError("Compiling an ONNX file needs example inputs.", fix="pass inputs={...}")
+    feed = example_feed(path, inputs)
+    program = _capture_module(imported.module, feed, dynamic, names, list(imported.outputs))
+    onnx_reference.check_import(path, program, feed or {})
+    return program
+
+
+def _capture_error(error: BaseException) -> CaptureError:
+    """Name the user's line on which capture stopped, and what to change."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
+    user = [f for f in frames if "/sdk/" not in f.filename]
+    message = str(error).strip().splitlines()
+    return CaptureError(
+        "torch.export could not capture the model.",
+        expected="a forward whose control flow does not depend on tensor values",
+        got=f"{type(error).__name__}: {message[0] if message else ''}",
+        fix=f"change {user[-1].filename}:{user[-1].lineno}: {user[-1].line}" if user else None,
+    )
+
+
+def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
+    """Capture a rewritten graph module with the signature of `like`; it is its own reference."""
+    signature = like.signature
+    names = [spec.name for spec in signature.inputs]
+    dynamic = {
+        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, Dim)}
+        for spec in signature.inputs
+    }
+    dims = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in _all_dims(dynamic)}
+    shapes: tuple[Any, ...] = tuple(
+        {axis: dims[d.name] for axis, d in dynamic[name].items()} for name in names
+    )
+    if _variadic(module):
+        shapes = (shapes,)
+    wide = _widen({name: feed[name] for name in names}, dynamic)
+    tensors = tuple(torch.from_numpy(np.ascontiguousarray(wide[name])) for name in names)
+    with torch.no_grad():
+        exported = torch.export.export(module, tensors, dynamic_shapes=shapes)
+    output_names = [spec.name for spec in signature.outputs]
+    return replace(like, exported=exported, reference=_eager_exported(module, names, output_names))

@@ -1,0 +1,40 @@
+"""A program in half precision: weights and arithmetic in fp16 or bf16, inputs and outputs as before."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sdk.compilers.capture import reexport
+from sdk.compilers.program import Feed, Program
+
+DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def to_half(program: Program, precision: str, feed: Feed) -> Program:
+    """`program` computed at `precision`; the signature stays, values are cast at the border."""
+    graph = copy.deepcopy(program.exported.module(check_guards=False))  # .to() works in place
+    module = Cast(graph, DTYPE[precision])
+    return replace(reexport(module, program, feed), precision=precision, base=program)
+
+
+class Cast(nn.Module):
+    """Casts floats on the way in, runs the module in `dtype`, casts them back on the way out."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module.to(dtype), dtype
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Same inputs and outputs as the wrapped module."""
+        result = self.module(*(_to(value, torch.float32, self.dtype) for value in inputs))
+        return pytree.tree_map(lambda value: _to(value, self.dtype, torch.float32), result)
+
+
+def _to(value: Tensor, of: torch.dtype, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.dtype == of else value

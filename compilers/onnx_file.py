@@ -1,0 +1,174 @@
+"""A `Program` to an ONNX file: what ONNX Runtime and OpenVINO load."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from sdk.compilers.program import Program, SourceLine, source_of
+from sdk.errors import EngineError, UnsupportedOperatorError
+
+OPSET = 20
+IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
+# operator of the program -> its ONNX translation, where torch's own must be replaced
+TRANSLATIONS: dict[Any, Any] = {}
+
+
+def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
+    """Write `program` to `file`; return node name -> source. Node names are unique."""
+    model = _translate(program)
+    sources = _sources(model, program)
+    _name_values(model, program)
+    _use_global_pool(model.graph)
+    _strip(model)
+    file.write_bytes(model.SerializeToString())
+    return sources
+
+
+def _translate(program: Program) -> onnx.ModelProto:
+    try:
+        with _quiet():
+            result = torch.onnx.export(
+                program.exported,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                custom_translation_table=TRANSLATIONS or None,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
+        raise _translation_error(error, program) from error
+    assert result is not None
+    model = result.model_proto
+    assert isinstance(model, onnx.ModelProto)
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _translation_error(error: BaseException, program: Program) -> Exception:
+    """UnsupportedOperatorError with operator, place and the engines that have it."""
+    text = _chain(error)
+    match = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
+    if match is None:
+        return EngineError(f"torch.onnx could not translate the program: {text[:500]}")
+    name = match[1]
+    nodes = [n for n in program.exported.graph.nodes if str(n.target).startswith(name)]
+    source = source_of(nodes[0]) if nodes else SourceLine("", name, "")
+    return UnsupportedOperatorError(
+        f"The operator {name} has no translation to ONNX.",
+        got=f"{name} in module {source.module!r} at {source.line}",
+        fix="compile for 'torch', which has it, or write the operator with ordinary ones",
+    )
+
+
+def _chain(error: BaseException) -> str:
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        parts.append(str(current))
+        current = current.__cause__
+    return "\n".join(parts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx prints and warns about its own inside; what matters is raised."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sources(model: onnx.ModelProto, program: Program) -> dict[str, SourceLine]:
+    """Source of each ONNX node; nodes that the translation made belong to the operator before."""
+    by_name = {n.name: source_of(n) for n in program.exported.graph.nodes if n.op == "call_function"}
+    sources: dict[str, SourceLine] = {}
+    last = SourceLine("", "", "")
+    for node in model.graph.node:
+        fx_node = _metadata(node).get("pkg.torch.onnx.fx_node", "")
+        match = re.match(r"%(\w+)", fx_node)
+        last = by_name.get(match[1], last) if match else last
+        sources[node.name] = last
+    return sources
+
+
+def _metadata(node: onnx.NodeProto) -> dict[str, str]:
+    return {prop.key: prop.value for prop in node.metadata_props}
+
+
+def _name_values(model: onnx.ModelProto, program: Program) -> None:
+    """Give inputs and outputs the signature's names."""
+    graph, signature = model.graph, program.signature
+    new = {value.name: spec.name for value, spec in zip(graph.input, signature.inputs, strict=True)}
+    inner = {name: f"{name}.value" for name in {v for n in graph.node for v in n.output}}
+    taken = set(new.values()) | {spec.name for spec in signature.outputs}
+    new |= {old: name for old, name in inner.items() if old in taken and old not in new}
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for value in graph.input:
+        value.name = new[value.name]
+    for value, spec in zip(graph.output, signature.outputs, strict=True):
+        _name_output(graph, value, new.get(value.name, value.name), spec.name)
+
+
+def _name_output(
+    graph: onnx.GraphProto, value: onnx.ValueInfoProto, old: str, name: str
+) -> None:
+    """An Identity node names an output: one value may be two outputs, or an input."""
+    producers = [node for node in graph.node if old in node.output]
+    value.name = name
+    if len(producers) == 1 and sum(old in node.input for node in graph.node) == 0:
+        producer = producers[0]
+        producer.output[:] = [name if output == old else output for output in producer.output]
+    else:
+        graph.node.append(onnx.helper.make_node("Identity", [old], [name], f"output_{name}"))
+
+
+def _use_global_pool(graph: onnx.GraphProto) -> None:
+    """ReduceMean over height and width is GlobalAveragePool, for which engines have int8 kernels."""
+    constants = {value.name: value for value in graph.initializer}
+    values = (*graph.value_info, *graph.input)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or ranks.get(node.input[0]) != 4:
+            continue
+        axes = constants.get(node.input[1])
+        keep = [a.i for a in node.attribute if a.name == "keepdims"] or [1]
+        if axes is None or keep != [1]:
+            continue
+        if sorted(onnx.numpy_helper.to_array(axes).tolist()) in ([-2, -1], [2, 3]):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what only a debugger reads: it holds paths of the build host and half the small file."""
+    graph = model.graph
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer, graph, model):
+        del item.metadata_props[:]
+    del graph.value_info[:]
+    used = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.initializer if value.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    model.doc_string = ""
+
+
+def summarize(sources: Mapping[str, SourceLine]) -> dict[str, list[str]]:
+    """Sources as JSON: node -> [module, operator, line]."""
+    return {name: [s.module, s.operator, s.line] for name, s in sources.items()}

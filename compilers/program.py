@@ -1,0 +1,91 @@
+"""The captured model, and what a compiler makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from sdk.signature import Array, Signature
+
+Feed = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function captured by torch.export: ATen operators, named inputs and outputs."""
+
+    exported: ExportedProgram
+    signature: Signature
+    precision: str
+    reference: Callable[[Feed], dict[str, Array]]
+    """Runs the model in PyTorch as it was given: the oracle of the parity gate."""
+    source: str
+    """What was captured, for the manifest."""
+    kernels: tuple[str, ...] = ()
+    """Plugin kernels that stand in the graph as nodes of their own."""
+    float_layers: tuple[str, ...] = ()
+    """Layers that quantization left in float."""
+    base: Program | None = None
+    """The fp32 program that this one was made from."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the graph and all weights."""
+        digest = hashlib.sha256(str(self.exported.graph).encode())
+        for name, tensor in sorted(self.exported.state_dict.items()):
+            digest.update(name.encode())
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """Where an operator comes from: module path, operator, and the line of Python."""
+
+    module: str
+    operator: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a compiler wrote: the file that holds the function, and where its nodes come from."""
+
+    file: Path
+    sources: Mapping[str, SourceLine] = field(default_factory=dict)
+    """Name of a node of the engine file -> its source."""
+
+
+def source_of(node: Node) -> SourceLine:
+    """The module path, operator and Python line of a node, from torch.export's records."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return SourceLine(
+        module=paths[-1] if paths else "",
+        operator=str(node.target),
+        line=user_line(node.meta.get("stack_trace") or ""),
+    )
+
+
+FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')
+
+
+def user_line(stack_trace: str) -> str:
+    """`file.py:12: code` of the innermost frame outside torch, or the empty text."""
+    frames = [match for match in FRAME.findall(stack_trace) if not _is_library(match[0])]
+    if not frames:
+        return ""
+    file, line, code = frames[-1]
+    return f"{Path(file).name}:{line}: {code.strip()}"
+
+
+def _is_library(file: str) -> bool:
+    """Frames of torch and of this package's own capture say nothing about the user's model."""
+    return "/torch/" in file or file.startswith("<") or "/compilers/" in file

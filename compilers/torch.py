@@ -1,0 +1,99 @@
+"""Compile for torch, the reference engine: the graph as JSON and the weights as safetensors.
+
+torch's own `.pt2` file is not used: reading one evaluates expressions that the file brings along.
+This form holds nothing but names of operators, plain arguments and tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.fx import Node
+
+from sdk.compilers.program import Build, Program, source_of
+from sdk.errors import UnsupportedOperatorError
+from sdk.target import Target
+
+
+def compile_program(program: Program, _target: Target, folder: Path) -> Build:
+    """Write `program.json` and `weights.safetensors`."""
+    exported = program.exported
+    nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
+    graph = {
+        "inputs": list(exported.graph_signature.user_inputs),
+        "weights": dict(_weight_names(program)),
+        "nodes": [_node(node) for node in nodes],
+        "outputs": [_argument(value) for node in _output(program) for value in node.args[0]],
+    }
+    tensors = {name: _tensor(program, name) for name in graph["weights"].values()}
+    (folder / "weights.safetensors").write_bytes(save(tensors))
+    file = folder / "program.json"
+    file.write_text(json.dumps(graph, separators=(",", ":")))
+    return Build(file, {node.name: source_of(node) for node in nodes})
+
+
+def _output(program: Program) -> Iterator[Node]:
+    return (node for node in program.exported.graph.nodes if node.op == "output")
+
+
+def _weight_names(program: Program) -> Iterator[tuple[str, str]]:
+    """Placeholder -> name of the parameter, buffer or constant behind it."""
+    signature = program.exported.graph_signature
+    yield from signature.inputs_to_parameters.items()
+    yield from signature.inputs_to_buffers.items()
+    yield from signature.inputs_to_lifted_tensor_constants.items()
+
+
+def _tensor(program: Program, name: str) -> Tensor:
+    exported = program.exported
+    tensor = exported.state_dict.get(name, exported.constants.get(name))
+    assert isinstance(tensor, Tensor)
+    return tensor.detach().clone().contiguous()
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "op": _operator_name(node),
+        "args": [_argument(value) for value in node.args],
+        "kwargs": {key: _argument(value) for key, value in node.kwargs.items()},
+    }
+
+
+def _operator_name(node: Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    for module, name in ((operator, "operator"), (math, "math"), (torch, "torch")):
+        found = getattr(module, getattr(node.target, "__name__", ""), None)
+        if found is node.target:
+            return f"{name}.{node.target.__name__}"  # type: ignore[union-attr]
+    source = source_of(node)
+    raise UnsupportedOperatorError(
+        f"The operator {node.target} cannot be stored for the engine 'torch'.",
+        got=f"module {source.module!r} at {source.line}",
+        fix="write it with ordinary tensor operators",
+    )
+
+
+def _argument(value: Any) -> Any:
+    """Arguments as JSON; what JSON lacks is an object with one key."""
+    if isinstance(value, Node):
+        return {"node": value.name}
+    if isinstance(value, (list, tuple)):
+        return [_argument(item) for item in value]
+    if isinstance(value, torch.device):
+        return {"device": "session"}
+    if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
+        kind = type(value).__name__
+        return {kind: str(value).removeprefix("torch.")}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return value

@@ -1,0 +1,202 @@
+"""OpenVINO: reads `model.onnx` through its own ONNX front end. Sessions are thread-safe."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdk.errors import EngineError, UnsupportedOperatorError
+from sdk.extras import installed, require
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
+from sdk.signature import Array, Signature
+from sdk.target import Availability, Target
+
+DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+# The hint is always set: its CPU default is bf16 on machines that have it, whatever the model says.
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+
+
+def probe() -> Availability:
+    """Version and devices of the installed OpenVINO."""
+    if not installed("openvino"):
+        return Availability(
+            False,
+            False,
+            reason="openvino is not installed",
+            fix="pip install 'edge-sdk[openvino]'",
+        )
+    ov = _ov()
+    core = ov.Core()
+    present = {name.partition(".")[0] for name in core.available_devices}
+    devices = tuple(device for device, name in DEVICES.items() if name in present)
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if "CPU" in present else []
+    precisions = ("fp32", *(p for p in ("fp16", "bf16") if p.upper() in able), "int8")
+    return Availability(True, True, ov.__version__.partition("-")[0], devices, precisions)
+
+
+def open_session(
+    file: Path, signature: Signature, target: Target, *, threads: int
+) -> OpenVinoSession:
+    """Load `file` for `target` with `threads` inference threads."""
+    return OpenVinoSession(file, signature, target, threads)
+
+
+class OpenVinoSession:
+    """A compiled model and a pool of infer requests: one per call that is under way."""
+
+    def __init__(self, file: Path, signature: Signature, target: Target, threads: int) -> None:
+        self.signature = signature
+        self._file, self._target, self._threads = file, target, threads
+        self._compiled = self._compile()
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._check_names()
+
+    def run(
+        self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run once; results are copied out of the request's own memory."""
+        request = self._request()
+        try:
+            request.infer(feed, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed while running: {error}") from error
+        results = {
+            spec.name: self._take(request.get_output_tensor(index).data, spec.name, outputs)
+            for index, spec in enumerate(self.signature.outputs)
+        }
+        self._requests.put(request)
+        return results
+
+    def placement(self) -> list[Placement]:
+        """The optimised graph's operators with the primitives that OpenVINO chose."""
+        device = self._target.device
+        return [
+            Placement(
+                operator=row["name"],
+                kind=row["layerType"],
+                device=device,
+                kernel=row["primitiveType"],
+                reason="asked for",
+                nodes=row["nodes"],
+            )
+            for row in self._graph(self._compiled).values()
+        ]
+
+    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
+        """Per-operator times from OpenVINO's performance counters, after as many warm-up runs."""
+        compiled = self._compile(PERF_COUNT=True)
+        graph = self._graph(compiled)
+        request = compiled.create_infer_request()
+        walls, engine, times = [], [], []
+        for run in range(2 * runs):
+            start = time.perf_counter_ns()
+            request.infer(feed, share_inputs=True)
+            walls.append((time.perf_counter_ns() - start) / 1e3)
+            engine.append(request.latency * 1e3)
+            if run >= runs:
+                times.append(request.get_profiling_info())
+        return EngineProfile(
+            operators=_operators(times, graph, self._target.device),
+            wall=statistics.median(walls[runs:]),
+            engine=statistics.median(engine[runs:]),
+            runs=runs,
+        )
+
+    def close(self) -> None:
+        """Release the compiled model and its requests."""
+        self._requests = queue.SimpleQueue()
+        self._compiled = None
+
+    def _request(self) -> Any:
+        try:
+            return self._requests.get_nowait()
+        except queue.Empty:
+            if self._compiled is None:
+                raise EngineError(
+                    "The session is closed.", fix="load the artifact again"
+                ) from None
+            return self._compiled.create_infer_request()
+
+    @staticmethod
+    def _take(data: Array, name: str, outputs: Mapping[str, Array] | None) -> Array:
+        if outputs is None or name not in outputs:
+            return data.copy()
+        np.copyto(outputs[name], data)
+        return outputs[name]
+
+    def _compile(self, **properties: object) -> Any:
+        core = _ov().Core()
+        config = {
+            "INFERENCE_PRECISION_HINT": HINTS[self._target.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self._threads,
+        }
+        if self._target.device != "cpu":
+            del config["INFERENCE_NUM_THREADS"]
+        with mapped_errors():
+            model = core.read_model(self._file)
+            return core.compile_model(model, DEVICES[self._target.device], config | properties)
+
+    def _check_names(self) -> None:
+        check_names(
+            self.signature,
+            [port.get_names() for port in self._compiled.inputs],
+            [port.get_names() for port in self._compiled.outputs],
+        )
+
+    @staticmethod
+    def _graph(compiled: Any) -> dict[str, dict[str, Any]]:
+        """Name -> facts of each operator of the optimised graph that does work."""
+        graph = {}
+        for node in compiled.get_runtime_model().get_ordered_ops():
+            info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+            if info.get("layerType") in (None, "Const", "Input", "Output"):
+                continue
+            nodes = tuple(filter(None, info.get("originalLayersNames", "").split(",")))
+            name = node.get_friendly_name()
+            kernel = info.get("primitiveType", "")
+            graph[name] = {**info, "name": name, "primitiveType": kernel, "nodes": nodes}
+        return graph
+
+
+@contextlib.contextmanager
+def mapped_errors() -> Iterator[None]:
+    """The one place where OpenVINO's exceptions become the SDK's."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "OpConversionFailure" in text or "doesn't support" in text or "unsupported" in text.lower():
+            raise UnsupportedOperatorError(
+                "OpenVINO cannot convert an operator of this model.",
+                got=text.strip().splitlines()[-1],
+                fix="try another engine",
+            ) from error
+        raise EngineError(f"OpenVINO cannot load the model: {text}") from error
+
+
+def _ov() -> Any:
+    return require("openvino", purpose="The engine 'openvino'")
+
+
+def _operators(
+    times: list[Any], graph: Mapping[str, Mapping[str, Any]], device: str
+) -> tuple[OperatorTime, ...]:
+    """Median time of each operator that ran, in order; starts follow from the order."""
+    rows, start = [], 0.0
+    for index, info in enumerate(times[-1]):
+        samples = [run[index].real_time.total_seconds() * 1e6 for run in times]
+        if info.status != info.Status.EXECUTED or info.node_name not in graph:
+            continue
+        duration = statistics.median(samples)
+        nodes = graph[info.node_name]["nodes"]
+        rows.append(OperatorTime(info.node_name, info.node_type, device, duration, start, nodes))
+        start += duration
+    return tuple(rows)

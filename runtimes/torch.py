@@ -1,0 +1,264 @@
+"""torch, the reference engine: interprets `program.json` on the CPU or on CUDA. Thread-safe."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdk.errors import CorruptArtifactError, EngineError
+from sdk.extras import installed, require
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
+from sdk.signature import Array, Signature
+from sdk.target import Availability, Target
+
+NAMESPACES = ("aten", "quantized_decomposed", "edge")
+SCALARS = {
+    "operator": (operator, ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow",
+                            "getitem", "eq", "ne", "lt", "le", "gt", "ge")),
+    "math": (math, ("floor", "ceil", "trunc", "sqrt")),
+    "torch": (None, ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite")),
+}  # fmt: skip
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+def probe() -> Availability:
+    """Version and devices of the installed torch."""
+    if not installed("torch"):
+        return Availability(
+            False, False, reason="torch is not installed", fix="pip install 'edge-sdk[torch]'"
+        )
+    torch = _torch()
+    devices = ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
+    return Availability(True, True, torch.__version__, devices, PRECISIONS)
+
+
+def open_session(
+    file: Path, signature: Signature, target: Target, *, threads: int
+) -> TorchSession:
+    """Load `file` and the weights beside it for `target` with `threads` threads."""
+    return TorchSession(file, signature, target, threads)
+
+
+class TorchSession:
+    """Runs the graph node by node and drops each value after its last use."""
+
+    def __init__(self, file: Path, signature: Signature, target: Target, threads: int) -> None:
+        torch = _torch()
+        self.signature = signature
+        self._device = torch.device("cuda" if target.device == "gpu" else "cpu")
+        self._target = target
+        torch.set_num_threads(threads)
+        graph = _read(file)
+        self._weights = self._load_weights(file.with_name("weights.safetensors"), graph["weights"])
+        self._inputs = list(zip(graph["inputs"], signature.inputs, strict=True))
+        self._steps = [_step(node, self._device) for node in graph["nodes"]]
+        self._outputs = [_argument(value, self._device) for value in graph["outputs"]]
+        self._last_use = _last_uses(self._steps, self._outputs)
+
+    def run(
+        self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run once; outputs are fresh NumPy arrays."""
+        return fill(self._run(feed, lambda step, call: call()), outputs)
+
+    def placement(self) -> list[Placement]:
+        """Every operator runs on the session's device."""
+        device = self._target.device
+        return [
+            Placement(name, kind, device, f"torch {kind}", "asked for", (name,))
+            for name, kind, *_ in self._steps
+        ]
+
+    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
+        """Times around each operator; on CUDA the device is waited for behind each of them."""
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in self._steps}
+        walls: list[float] = []
+        for _ in range(2 * runs):
+            origin = time.perf_counter_ns()
+            self._run(feed, lambda step, call: self._timed(times[step], origin, call))  # noqa: B023
+            walls.append((time.perf_counter_ns() - origin) / 1e3)
+        rows = [
+            OperatorTime(
+                operator=name,
+                kind=kind,
+                device=self._target.device,
+                microseconds=statistics.median(end - start for start, end in times[name][runs:]),
+                start=times[name][-1][0],
+                nodes=(name,),
+            )
+            for name, kind, *_ in self._steps
+        ]
+        wall = statistics.median(walls[runs:])
+        return EngineProfile(tuple(rows), wall=wall, engine=wall, runs=runs)
+
+    def close(self) -> None:
+        """Release the weights."""
+        self._weights = {}
+        self._steps = [("closed", "closed", _closed, [], {})]
+
+    def _load_weights(self, file: Path, names: Mapping[str, str]) -> dict[str, Any]:
+        safetensors = require("safetensors.torch", purpose="The engine 'torch'")
+        failure = require("safetensors", purpose="The engine 'torch'").SafetensorError
+        try:
+            tensors = safetensors.load(file.read_bytes())
+            return {inside: tensors[name].to(self._device) for inside, name in names.items()}
+        except (failure, KeyError, OSError) as error:
+            raise CorruptArtifactError(f"{file.name} cannot be read.", got=error) from error
+
+    def _run(
+        self, feed: Mapping[str, Array], around: Callable[[str, Callable[[], Any]], Any]
+    ) -> dict[str, Array]:
+        torch = _torch()
+        values = dict(self._weights)
+        for name, spec in self._inputs:
+            values[name] = torch.from_numpy(np.array(feed[spec.name])).to(self._device)
+        try:
+            with torch.inference_mode():
+                for index, (name, _, function, args, kwargs) in enumerate(self._steps):
+                    call = _bind(function, args, kwargs, values)
+                    values[name] = around(name, call)
+                    for dead in self._last_use.get(index, ()):
+                        del values[dead]
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise EngineError(f"torch failed while running {name!r}: {error}") from error
+        results = [_resolve(value, values) for value in self._outputs]
+        return {
+            spec.name: np.array(tensor.cpu().numpy())
+            for spec, tensor in zip(self.signature.outputs, results, strict=True)
+        }
+
+    def _timed(
+        self, samples: list[tuple[float, float]], origin: int, call: Callable[[], Any]
+    ) -> Any:
+        start = time.perf_counter_ns()
+        result = call()
+        if self._device.type == "cuda":
+            _torch().cuda.synchronize()
+        samples.append(((start - origin) / 1e3, (time.perf_counter_ns() - origin) / 1e3))
+        return result
+
+
+Step = tuple[str, str, Callable[..., Any], list[Any], dict[str, Any]]
+
+
+class _Value(str):
+    """The name of a value of the graph, as opposed to a text argument."""
+
+    __slots__ = ()
+
+
+def _torch() -> Any:
+    return require("torch", purpose="The engine 'torch'")
+
+
+def _closed() -> None:
+    raise EngineError("The session is closed.", fix="load the artifact again")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        graph = json.loads(file.read_bytes())
+        kinds = {"inputs": list, "weights": dict, "nodes": list, "outputs": list}
+        if {key: type(value) for key, value in graph.items()} != kinds:
+            raise ValueError(f"expected the keys {sorted(kinds)}")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptArtifactError(f"{file.name} cannot be read.", got=error) from error
+    return dict(graph)
+
+
+def _step(node: Any, device: Any) -> Step:
+    try:
+        name, kind, args, kwargs = node["name"], node["op"], node["args"], node["kwargs"]
+        function = _function(kind)
+        kwargs = {key: _argument(value, device) for key, value in kwargs.items()}
+        return name, kind, function, [_argument(value, device) for value in args], kwargs
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CorruptArtifactError("program.json has an unusable node.", got=error) from error
+
+
+def _function(kind: str) -> Callable[..., Any]:
+    """The operator named `kind`: a tensor operator or a scalar function of the list above."""
+    space, _, rest = kind.partition(".")
+    if space in SCALARS:
+        module, names = SCALARS[space]
+        if rest in names:
+            return getattr(module or _torch(), rest)  # type: ignore[no-any-return]
+    elif space in NAMESPACES:
+        if space == "quantized_decomposed":
+            require("torch.ao.quantization.fx._decomposed", purpose="Quantized programs")
+        name, _, overload = rest.partition(".")
+        function = getattr(getattr(getattr(_torch().ops, space), name), overload or "default")
+        if _is_pure(function, name):
+            return function  # type: ignore[no-any-return]
+    raise CorruptArtifactError(f"program.json names the operator {kind[:80]!r}, which is not allowed.")
+
+
+def _is_pure(function: Any, name: str) -> bool:
+    """Computes on tensors: reads no file, unlike `aten.from_file`, which takes no tensor."""
+    takes_tensor = any("Tensor" in str(argument.type) for argument in function._schema.arguments)
+    return takes_tensor or name.removesuffix("_like") in FACTORIES
+
+
+def _argument(value: Any, device: Any) -> Any:
+    """JSON to an argument; names of values become `_Value`."""
+    if isinstance(value, list):
+        return [_argument(item, device) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "node":
+        return _Value(inner)
+    if kind == "device":
+        return device
+    if kind == "float":
+        return float(inner)
+    found = getattr(_torch(), inner)
+    if type(found).__name__ != kind or kind not in ("dtype", "memory_format", "layout"):
+        raise ValueError(f"unusable argument {value}")
+    return found
+
+
+def _bind(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], values: dict[str, Any]
+) -> Callable[[], Any]:
+    filled = [_resolve(value, values) for value in args]
+    named = {key: _resolve(value, values) for key, value in kwargs.items()}
+    return lambda: function(*filled, **named)
+
+
+def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(value, _Value):
+        return values[value]
+    if isinstance(value, list):
+        return [_resolve(item, values) for item in value]
+    return value
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, _Value):
+        return [value]
+    return [name for item in value for name in _names(item)] if isinstance(value, list) else []
+
+
+def _last_uses(steps: list[Step], outputs: list[Any]) -> dict[int, list[str]]:
+    """Step index -> values that nothing needs behind it."""
+    made = {step[0] for step in steps}
+    last: dict[str, int] = {}
+    for index, (name, _, _, args, kwargs) in enumerate(steps):
+        used = [n for value in (*args, *kwargs.values()) for n in _names(value)]
+        last.update(dict.fromkeys((name, *(n for n in used if n in made)), index))
+    for name in _names(outputs):
+        last.pop(name, None)
+    dead: dict[int, list[str]] = {}
+    for name, index in last.items():
+        dead.setdefault(index, []).append(name)
+    return dead

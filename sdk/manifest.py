@@ -1,0 +1,147 @@
+"""What an artifact says about itself. The JSON Schema of it is `sdk/manifest.schema.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from sdk.errors import CorruptArtifactError, InputError, ManifestVersionError
+from sdk.parity import OutputParity
+from sdk.signature import Signature
+from sdk.structure import from_json, to_json
+from sdk.target import Target
+from sdk.timing import Latency
+
+FORMAT_VERSION = 1
+MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hex) of one file of the artifact."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelUse:
+    """A plugin kernel and how this artifact uses it: native, composite or decomposed."""
+
+    name: str
+    version: int
+    binding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One callable of the artifact and the engine file that holds it."""
+
+    signature: Signature
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What the precision cost against fp32: the caller's metric, or the error of the outputs."""
+
+    outputs: tuple[OutputParity, ...] = ()
+    metric: str | None = None
+    reference: float | None = None
+    measured: float | None = None
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A build that was made, what was measured of it, and whether and why it was kept."""
+
+    target: str
+    kept: bool
+    reason: str
+    bytes: int
+    parity: tuple[OutputParity, ...]
+    fidelity: Fidelity | None = None
+    latency: Latency | None = None
+    speedup: float | None = None
+    """Median latency of the fp32 build over this one's, of one interleaved run."""
+    float_layers: tuple[str, ...] = ()
+    """Layers that quantization had to leave in float to stay within the metric's budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Signature, target, evidence, provenance and the hash of every file."""
+
+    format_version: int
+    name: str
+    target: str
+    requested: str
+    functions: dict[str, Function]
+    candidates: tuple[Candidate, ...]
+    check_batches: int
+    threads: int
+    tools: dict[str, str]
+    provenance: dict[str, str]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    kernels: tuple[KernelUse, ...] = ()
+    waivers: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> Candidate:
+        """The candidate whose files these are."""
+        return next(candidate for candidate in self.candidates if candidate.kept)
+
+    def dumps(self) -> bytes:
+        """The manifest as UTF-8 JSON."""
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False).encode()
+
+
+def loads(text: bytes) -> Manifest:
+    """Parse and check a manifest; an ArtifactError says what is wrong with it."""
+    data = _parse(text)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if type(version) is int and version != FORMAT_VERSION:
+        raise ManifestVersionError(
+            "The artifact's manifest is of another format version.",
+            expected=f"format_version {FORMAT_VERSION}",
+            got=version,
+            fix="upgrade edge-sdk" if version > FORMAT_VERSION else "compile the artifact again",
+        )
+    manifest = from_json(Manifest, data)
+    _check_meaning(manifest)
+    return manifest
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(
+            "The artifact's manifest is not JSON.",
+            got=str(error)[:200],
+            fix="compile the artifact again, or copy it again from where it was made",
+        ) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_meaning(manifest: Manifest) -> None:
+    """What types cannot say: the target parses, one candidate is kept, the files are listed."""
+    try:
+        Target.parse(manifest.target)
+        Target.parse(manifest.requested)
+    except InputError as error:
+        raise CorruptArtifactError(f"The manifest's target: {error.what}") from error
+    if sum(candidate.kept for candidate in manifest.candidates) != 1:
+        raise CorruptArtifactError("The manifest does not name exactly one kept candidate.")
+    if "main" not in manifest.functions:
+        raise CorruptArtifactError("The manifest has no function 'main'.")
+    for name, function in manifest.functions.items():
+        if function.file not in manifest.files:
+            raise CorruptArtifactError(
+                f"The function {name!r} is in {function.file!r}, which the manifest does not list."
+            )
