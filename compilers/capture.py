@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sdk.compilers.program import Feed, Program, _is_library
 from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from sdk.compilers.program import Feed, Program, _is_library
 from sdk.errors import CaptureError, InputError
 from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
 
@@ -126,9 +126,7 @@ def _capture_module(
     )
 
 
-def _export(
-    module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]
-) -> ExportedProgram:
+def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -> ExportedProgram:
     dims = {d.name: torch.export.Dim(d.name, min=d.min, max=d.max) for d in _all_dims(dynamic)}
     shapes = {
         name: {axis: dims[dim.name] for axis, dim in dynamic.get(name, {}).items() if dim.max > 1}
@@ -257,8 +255,14 @@ def _signature(
                 symbols[str(value.shape[axis].node.expr)] = known[dim.name]
     (output,) = [node for node in exported.graph.nodes if node.op == "output"]
     results = [node.meta["val"] for node in output.args[0]]
-    read = [_spec(name, value, symbols, exported) for name, value in zip(names, user_inputs, strict=True)]
-    made = [_spec(name, value, symbols, exported) for name, value in zip(output_names, results, strict=True)]
+    read = [
+        _spec(name, value, symbols, exported)
+        for name, value in zip(names, user_inputs, strict=True)
+    ]
+    made = [
+        _spec(name, value, symbols, exported)
+        for name, value in zip(output_names, results, strict=True)
+    ]
     return Signature(tuple(read), tuple(made))
 
 
@@ -287,7 +291,12 @@ def _dim(size: torch.SymInt, symbols: Mapping[str, Dim], exported: ExportedProgr
 def _from_exported(exported: ExportedProgram) -> Program:
     names = list(exported.graph_signature.user_inputs)
     module = exported.module(check_guards=False)
-    fake = [node.meta["val"] for node in exported.graph.nodes if node.op == "output" for node in node.args[0]]
+    fake = [
+        node.meta["val"]
+        for node in exported.graph.nodes
+        if node.op == "output"
+        for node in node.args[0]
+    ]
     tree = pytree.tree_unflatten(fake, exported.call_spec.out_spec)
     leaves, _ = pytree.tree_flatten_with_path(tree)
     output_names = [_output_name(path, i, len(leaves)) for i, (path, _) in enumerate(leaves)]
@@ -346,7 +355,9 @@ def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, Dim)}
         for spec in signature.inputs
     }
-    dims = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in _all_dims(dynamic)}
+    dims = {
+        dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in _all_dims(dynamic)
+    }
     shapes: tuple[Any, ...] = tuple(
         {axis: dims[d.name] for axis, d in dynamic[name].items()} for name in names
     )

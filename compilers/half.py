@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-
 from sdk.compilers.capture import reexport
 from sdk.compilers.program import Feed, Program
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

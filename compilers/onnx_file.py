@@ -13,8 +13,8 @@ from typing import Any
 
 import onnx
 import torch
-
 from sdk.compilers.program import Program, SourceLine, source_of
+
 from sdk.errors import EngineError, UnsupportedOperatorError
 
 OPSET = 20
@@ -95,7 +95,9 @@ def _quiet() -> Iterator[None]:
 
 def _sources(model: onnx.ModelProto, program: Program) -> dict[str, SourceLine]:
     """Source of each ONNX node; nodes that the translation made belong to the operator before."""
-    by_name = {n.name: source_of(n) for n in program.exported.graph.nodes if n.op == "call_function"}
+    by_name = {
+        n.name: source_of(n) for n in program.exported.graph.nodes if n.op == "call_function"
+    }
     sources: dict[str, SourceLine] = {}
     last = SourceLine("", "", "")
     for node in model.graph.node:
@@ -126,9 +128,7 @@ def _name_values(model: onnx.ModelProto, program: Program) -> None:
         _name_output(graph, value, new.get(value.name, value.name), spec.name)
 
 
-def _name_output(
-    graph: onnx.GraphProto, value: onnx.ValueInfoProto, old: str, name: str
-) -> None:
+def _name_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto, old: str, name: str) -> None:
     """An Identity node names an output: one value may be two outputs, or an input."""
     producers = [node for node in graph.node if old in node.output]
     value.name = name

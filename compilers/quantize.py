@@ -19,8 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+
 logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of CUDA libraries when imported
 
+from sdk.compilers.capture import reexport
+from sdk.compilers.program import Feed, Program, source_of
 from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
@@ -30,8 +33,6 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from sdk.compilers.capture import reexport
-from sdk.compilers.program import Feed, Program, source_of
 from sdk.errors import InputError, QuantizationError
 from sdk.signature import Array, Signature
 
@@ -244,7 +245,9 @@ def _calibrate(
 
 def _check_scales(prepared: GraphModule) -> None:
     for name, observer in prepared.named_modules():
-        if isinstance(observer, HistogramObserver) and not bool(observer.min_val <= observer.max_val):
+        if isinstance(observer, HistogramObserver) and not bool(
+            observer.min_val <= observer.max_val
+        ):
             raise QuantizationError(
                 f"The observer {name} saw no values: its part of the model did not run."
             )

@@ -12,8 +12,9 @@ import importlib
 from pathlib import Path
 from typing import cast
 
-from sdk.errors import EngineUnavailableError
 from sdk.runtimes.session import Session
+
+from sdk.errors import EngineUnavailableError
 from sdk.signature import Signature
 from sdk.target import ENGINES, Availability, Target
 
@@ -27,9 +28,7 @@ def probe(engine: str) -> Availability:
     return cast(Availability, importlib.import_module(f"sdk.runtimes.{engine}").probe())
 
 
-def open_session(
-    file: Path, signature: Signature, target: Target, *, threads: int
-) -> Session:
+def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> Session:
     """Load an engine file; EngineUnavailableError where this machine cannot run the target."""
     check_runnable(target)
     module = importlib.import_module(f"sdk.runtimes.{target.engine}")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 
@@ -119,9 +119,7 @@ class OpenVinoSession:
             return self._requests.get_nowait()
         except queue.Empty:
             if self._compiled is None:
-                raise EngineError(
-                    "The session is closed.", fix="load the artifact again"
-                ) from None
+                raise EngineError("The session is closed.", fix="load the artifact again") from None
             return self._compiled.create_infer_request()
 
     @staticmethod
@@ -173,7 +171,11 @@ def mapped_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if "OpConversionFailure" in text or "doesn't support" in text or "unsupported" in text.lower():
+        if (
+            "OpConversionFailure" in text
+            or "doesn't support" in text
+            or "unsupported" in text.lower()
+        ):
             raise UnsupportedOperatorError(
                 "OpenVINO cannot convert an operator of this model.",
                 got=text.strip().splitlines()[-1],

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
 
 from sdk.errors import CorruptArtifactError, EngineError
 from sdk.extras import installed, require
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 
@@ -41,9 +41,7 @@ def probe() -> Availability:
     return Availability(True, True, torch.__version__, devices, PRECISIONS)
 
 
-def open_session(
-    file: Path, signature: Signature, target: Target, *, threads: int
-) -> TorchSession:
+def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> TorchSession:
     """Load `file` and the weights beside it for `target` with `threads` threads."""
     return TorchSession(file, signature, target, threads)
 
@@ -199,7 +197,9 @@ def _function(kind: str) -> Callable[..., Any]:
         function = getattr(getattr(getattr(_torch().ops, space), name), overload or "default")
         if _is_pure(function, name):
             return function  # type: ignore[no-any-return]
-    raise CorruptArtifactError(f"program.json names the operator {kind[:80]!r}, which is not allowed.")
+    raise CorruptArtifactError(
+        f"program.json names the operator {kind[:80]!r}, which is not allowed."
+    )
 
 
 def _is_pure(function: Any, name: str) -> bool:

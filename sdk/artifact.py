@@ -210,7 +210,9 @@ def _check_listing(root: Path, files: Mapping[str, FileEntry]) -> None:
     for name in files:
         parts = PurePosixPath(name).parts
         if not all(SAFE_NAME.fullmatch(part) for part in parts) or "/".join(parts) != name:
-            raise CorruptArtifactError(f"The manifest lists the unsafe path {name[:80]!r}.", fix=FIX)
+            raise CorruptArtifactError(
+                f"The manifest lists the unsafe path {name[:80]!r}.", fix=FIX
+            )
     unlisted = sorted(set(_walk(root)) - set(files) - {MANIFEST})
     if unlisted:
         raise CorruptArtifactError(

@@ -98,9 +98,7 @@ def compare(
     return ParityReport(tolerance, tuple(reports))
 
 
-def _compare_one(
-    name: str, got: Array | None, want: Array, tolerance: Tolerance
-) -> OutputParity:
+def _compare_one(name: str, got: Array | None, want: Array, tolerance: Tolerance) -> OutputParity:
     if got is None:
         return _failed(name, "missing")
     if got.shape != want.shape:
@@ -130,7 +128,9 @@ def _figures(name: str, a: Array, b: Array, tolerance: Tolerance) -> OutputParit
         max_abs=max_abs,
         rms=rms,
         worst=worst,
-        sqnr_db=-20 * math.log10(rms) if 0 < rms < math.inf else (math.inf if rms == 0 else -math.inf),
+        sqnr_db=-20 * math.log10(rms)
+        if 0 < rms < math.inf
+        else (math.inf if rms == 0 else -math.inf),
         cosine=float(np.vdot(a, b)) / norms if norms else float(max_abs == 0),  # type: ignore[arg-type]
         ok=rms <= tolerance.rms and worst <= tolerance.worst,
     )
@@ -156,9 +156,10 @@ def _note_swap(
     if report.ok or report.name not in got:
         return report
     for other in want:
-        if other != report.name and _compare_one(
-            other, got[report.name], want[other], tolerance
-        ).ok:
+        if (
+            other != report.name
+            and _compare_one(other, got[report.name], want[other], tolerance).ok
+        ):
             note = f"carries the values of output {other!r}: outputs are swapped"
             return _failed(report.name, note)
     return report

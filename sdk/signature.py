@@ -69,7 +69,7 @@ class Signature:
             array = feed.get(spec.name)
             if (
                 array is None
-                or type(array) is not np.ndarray
+                or not isinstance(array, np.ndarray)
                 or array.dtype != spec.dtype
                 or not _fits(array.shape, spec.shape, sizes)
             ):
@@ -94,9 +94,7 @@ class Signature:
         }
 
 
-def _fits(
-    shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[str, int]
-) -> bool:
+def _fits(shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[str, int]) -> bool:
     """Whether the shape fits; a named dim has one size in the whole feed (kept in `sizes`)."""
     if len(shape) != len(expected):
         return False

@@ -8,11 +8,12 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sdk.errors import CorruptArtifactError
 
 MAX_ITEMS = 100_000
+T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
@@ -28,7 +29,7 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json[T](cls: type[T], data: object, where: str = "manifest") -> T:
+def from_json(cls: type[T], data: object, where: str = "manifest") -> T:
     """Build `cls` from parsed JSON; CorruptArtifactError names the first place that is wrong."""
     return typing.cast(T, _read(cls, data, where))
 
@@ -75,7 +76,9 @@ def _read_dataclass(cls: type, data: Any, where: str) -> Any:
     known = {field.name: field for field in fields(cls)}
     unknown = sorted(set(data) - set(known))
     _require(not unknown, f"the keys {sorted(known)}", f"also {unknown[:5]}", where)
-    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    needed = [
+        f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING
+    ]
     missing = [name for name in needed if name not in data]
     _require(not missing, f"the keys {missing}", "none of them", where)
     hints = _hints(cls)

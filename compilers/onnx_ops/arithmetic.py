@@ -1,8 +1,8 @@
 """ONNX operators entry by entry, reductions, products of matrices, and Q/DQ, in plain torch.
 
-Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Inputs are positional and attributes
-keyword-only, under their ONNX names; an older opset's attribute that later became an input
-(`axes`, `k`, `min`) fills the same parameter.
+Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Inputs are positional
+and attributes keyword-only, under their ONNX names; an older opset's attribute that later became an
+input (`axes`, `k`, `min`) fills the same parameter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from sdk.compilers.onnx_ops.values import DTYPES, Rule, axis_of, number, numbers
+from torch import Tensor
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
@@ -60,7 +59,9 @@ def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return _rectified(x, low, high)
 
 
-def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
+def selu(
+    x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> Tensor:
     """gamma * (alpha * exp(x) - alpha) below zero, gamma * x above."""
     return gamma * F.elu(x, alpha)
 
@@ -115,7 +116,9 @@ def flattened(rule: Rule) -> Rule:
 def reduction(reduce_over: Callable[[Tensor, list[int], bool], Tensor]) -> Rule:
     """ONNX Reduce*: `axes` as attribute or input, absent meaning all."""
 
-    def rule(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    def rule(
+        x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> Tensor:
         named = [] if axes is None else [axis_of(a, x.dim()) for a in numbers(axes)]
         if not named and noop_with_empty_axes:
             return x
@@ -141,14 +144,16 @@ def arg(best: Callable[..., Tensor]) -> Rule:
     return rule
 
 
-def top_k(x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
+def top_k(
+    x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1
+) -> tuple[Tensor, Tensor]:
     """Values and int64 indices of the k best; the order of equals is torch.topk's."""
     values, indices = torch.topk(x, number(k), dim=axis, largest=bool(largest), sorted=bool(sorted))
     return values, indices
 
 
 def cumulative_sum(x: Tensor, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    """Running sum along one axis, from the end on request; exclusive leaves the entry itself out."""
+    """Running sum along one axis, from the end on request; exclusive leaves out the entry."""
     dim = number(axis)
     ordered = x.flip(dim) if reverse else x
     total = torch.cumsum(ordered, dim, dtype=x.dtype)
@@ -168,7 +173,7 @@ def gemm(
 ) -> Tensor:
     """alpha * A' B' + beta * C; a fully connected layer where it is one."""
     left = a.t() if transA else a
-    fits = c is None or (c.dim() == 1 and beta == 1.0)
+    fits = c is None or (beta == 1.0 and c.dim() == 1 and c.shape[0] == b.shape[0])
     if transB and alpha == 1.0 and fits:
         return F.linear(left, b, c)
     scaled = torch.matmul(left, b.t() if transB else b)
@@ -190,7 +195,9 @@ def _along(scale: Tensor, x: Tensor, axis: int) -> Tensor:
     return scale.reshape(sizes)
 
 
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1) -> Tensor:
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1
+) -> Tensor:
     """saturate(round_half_even(x / scale) + zero_point); uint8 where no zero point is given."""
     dtype = torch.uint8 if zero_point is None else zero_point.dtype
     steps = torch.round(x / _along(scale, x, axis))
@@ -200,7 +207,9 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis
     return torch.clamp(steps, limits.min, limits.max).to(dtype)
 
 
-def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1) -> Tensor:
+def dequantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1
+) -> Tensor:
     """(x - zero_point) * scale in the dtype of the scale."""
     steps = x.to(torch.int32)
     if zero_point is not None:

@@ -1,4 +1,4 @@
-"""ONNX operators on shapes: the same names and attributes as in the table for tensors, on host arrays.
+"""ONNX operators on shapes: names and attributes as in the table for tensors, on host arrays.
 
 Each rule takes and returns NumPy arrays whose entries may be symbolic sizes (see values.py). A rule
 that returns None leaves the node to the table for tensors.
@@ -14,8 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from sdk.compilers.onnx_ops.values import DTYPES, HOST_LIMIT, Host, Rule, boxed, numbers, product, symbolic
+from sdk.compilers.onnx_ops.values import (
+    DTYPES,
+    HOST_LIMIT,
+    Host,
+    Rule,
+    boxed,
+    numbers,
+    product,
+    sym_max,
+    sym_min,
+    symbolic,
+)
 
 
 def shape(x: Any, *, start: int = 0, end: int | None = None) -> Host:
@@ -73,8 +83,10 @@ def cast(x: Host, *, to: int) -> Any:
     """Cast of plain or symbolic entries; None for types that a shape never has."""
     dtype = DTYPES[to]
     if x.dtype != object:
-        return x.astype(torch.empty(0, dtype=dtype).numpy().dtype) if dtype != torch.bfloat16 else None
-    convert = torch.sym_float if dtype.is_floating_point else torch.sym_int
+        return (
+            x.astype(torch.empty(0, dtype=dtype).numpy().dtype) if dtype != torch.bfloat16 else None
+        )
+    convert: Callable[[Any], Any] = torch.sym_float if dtype.is_floating_point else torch.sym_int
     return None if dtype == torch.bool else boxed(convert(v) for v in x.ravel()).reshape(x.shape)
 
 
@@ -110,7 +122,9 @@ def constant_of_shape(shape: Host, *, value: Host | None = None) -> Any:
     sizes = numbers(shape)
     if len(sizes) > 1 or any(symbolic(s) or s > HOST_LIMIT for s in sizes):
         return None
-    return np.full(sizes, 0.0 if value is None else value.ravel()[0], getattr(value, "dtype", np.float32))
+    return np.full(
+        sizes, 0.0 if value is None else value.ravel()[0], getattr(value, "dtype", np.float32)
+    )
 
 
 def range_(start: Host, limit: Host, delta: Host) -> Any:
@@ -140,9 +154,7 @@ def split(x: Host, split: Any = None, *, axis: int = 0, num_outputs: int) -> Any
 def reduction(combine: Callable[[Any, Any], Any]) -> Rule:
     """Reduction of all entries of a vector; None for anything else."""
 
-    def rule(
-        x: Host, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Any:
+    def rule(x: Host, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
         if x.ndim != 1 or x.size == 0 or (axes is None and noop_with_empty_axes):
             return None
         return boxed([reduce(combine, x.tolist())]).reshape((1,) if keepdims else ())
@@ -173,16 +185,16 @@ HOST_OPERATORS: dict[str, Rule] = {
     "Identity": lambda x: x,
     "Less": typed(lambda a, b: a < b, np.less),
     "LessOrEqual": typed(lambda a, b: a <= b, np.less_equal),
-    "Max": typed(lambda a, b: torch.sym_max(a, b), np.maximum),
-    "Min": typed(lambda a, b: torch.sym_min(a, b), np.minimum),
+    "Max": typed(lambda a, b: sym_max(a, b), np.maximum),
+    "Min": typed(lambda a, b: sym_min(a, b), np.minimum),
     "Mod": typed(lambda a, b: a % b, np.mod),
     "Mul": typed(lambda a, b: a * b, np.multiply),
     "Neg": typed(lambda a: -a, np.negative),
     "Not": typed(lambda a: not a, np.logical_not),
     "Or": typed(lambda a, b: a or b, np.logical_or),
     "Range": range_,
-    "ReduceMax": reduction(lambda a, b: torch.sym_max(a, b)),
-    "ReduceMin": reduction(lambda a, b: torch.sym_min(a, b)),
+    "ReduceMax": reduction(lambda a, b: sym_max(a, b)),
+    "ReduceMin": reduction(lambda a, b: sym_min(a, b)),
     "ReduceProd": reduction(operator.mul),
     "ReduceSum": reduction(operator.add),
     "Reshape": reshape,

@@ -1,8 +1,8 @@
 """ONNX convolutions, pools and normalisations in plain torch.
 
-Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Tensors are N x C x spatial with one to
-three spatial axes. Symmetric pads go into the operator, as quantizers and engines expect; others
-become a pad of their own.
+Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Tensors are
+N x C x spatial with one to three spatial axes. Symmetric pads go into the operator, as quantizers
+and engines expect; others become a pad of their own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from sdk.compilers.onnx_ops.values import Rule, Size, product, sym_max
 from torch import Tensor
-
-from sdk.compilers.onnx_ops.values import Rule, Size, product
 
 Pads = tuple[tuple[Size, Size], ...]  # (begin, end) of each spatial axis
 
@@ -60,7 +59,7 @@ class Window:
 def same_pads(size: Size, extent: int, stride: int, *, lower: bool) -> tuple[Size, Size]:
     """Pads with which ceil(size / stride) windows fit; the odd one at the end, or at the start."""
     outputs = (size + stride - 1) // stride
-    total = torch.sym_max((outputs - 1) * stride + extent - size, 0)
+    total = sym_max((outputs - 1) * stride + extent - size, 0)
     small, large = total // 2, total - total // 2
     return (large, small) if lower else (small, large)
 
@@ -81,7 +80,9 @@ def window_of(
 ) -> Window:
     """The window with its defaults filled in and its pads made explicit."""
     rank, sizes = len(kernel), list(x.shape[2:])
-    window = Window(kernel, strides or [1] * rank, dilations or [1] * rank, explicit_pads(None, rank))
+    window = Window(
+        kernel, strides or [1] * rank, dilations or [1] * rank, explicit_pads(None, rank)
+    )
     if auto_pad == "NOTSET":
         return replace(window, pads=explicit_pads(pads, rank))
     if auto_pad == "VALID":
@@ -116,7 +117,9 @@ def conv(
     return CONV[x.dim()](x, weight, bias, window.strides, padding, window.dilations, group)
 
 
-def _deconv_pads(window: Window, extra: list[int], sizes: list[Size], shape: list[int] | None, auto_pad: str) -> Pads:
+def _deconv_pads(
+    window: Window, extra: list[int], sizes: list[Size], shape: list[int] | None, auto_pad: str
+) -> Pads:
     """What ConvTranspose cuts off: given, or such that the output has the asked shape."""
     if shape is None and not auto_pad.startswith("SAME"):
         return window.pads
@@ -288,8 +291,8 @@ def local_response_norm(
     """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
     before, after = (size - 1) // 2, size // 2
     around: Pads = ((before, after), *(((0, 0),) * (x.dim() - 2)))
-    squares = pad(x * x, around).unfold(1, size, 1).sum(-1)
-    return x / (bias + alpha / size * squares) ** beta
+    squares: Tensor = pad(x * x, around).unfold(1, size, 1).sum(-1)
+    return x / torch.pow(bias + alpha / size * squares, beta)
 
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:

@@ -1,7 +1,8 @@
 """ONNX operators that move data and change no value, in plain torch.
 
-Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Shapes, axes and sizes arrive as attributes or as
-host arrays (see values.py); a tensor in their place raises UnsupportedOperatorError.
+Source: the formulas at https://onnx.ai/onnx/operators, opsets 7 to 24. Shapes, axes and
+sizes arrive as attributes or as host arrays (see values.py); a tensor in their place raises
+UnsupportedOperatorError.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from sdk.compilers.onnx_ops.values import (
     DTYPES,
     Host,
@@ -22,8 +21,11 @@ from sdk.compilers.onnx_ops.values import (
     axis_of,
     number,
     numbers,
+    sym_max,
     symbolic,
 )
+from torch import Tensor
+
 from sdk.errors import UnsupportedOperatorError
 
 
@@ -164,7 +166,8 @@ def constant_of_shape(shape: Any, *, value: Host | None = None) -> Tensor:
 def range_(start: Any, limit: Any, delta: Any) -> Tensor:
     """start, start + delta, ... below limit, in the dtype of `start`."""
     ends = (number(start), number(limit), number(delta))
-    dtype = as_tensor(start).dtype if getattr(start, "dtype", object) != object else None
+    typed = isinstance(start, np.ndarray) and start.dtype.kind != "O"
+    dtype = as_tensor(start).dtype if typed else None
     return torch.arange(*ends, dtype=dtype)
 
 
@@ -175,12 +178,14 @@ def _source(axis_size: Size, begin: Size, end: Size, mode: str) -> Tensor:
         return torch.clamp(index, 0, axis_size - 1)
     if mode == "wrap":
         return torch.remainder(index, axis_size)
-    period = torch.sym_max(2 * (axis_size - 1), 1)
+    period = sym_max(2 * (axis_size - 1), 1)
     folded = torch.remainder(index, period)
     return torch.where(folded < axis_size, folded, period - folded)
 
 
-def pad(x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant") -> Tensor:
+def pad(
+    x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant"
+) -> Tensor:
     """Pads (all begins, then all ends) of the named axes; negative pads crop in constant mode."""
     amounts = numbers(pads)
     dims = list(range(x.dim())) if axes is None else [axis_of(a, x.dim()) for a in numbers(axes)]
@@ -202,7 +207,7 @@ def trilu(x: Tensor, k: Any = 0, *, upper: int = 1) -> Tensor:
 
 
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
-    """N x C x H x W -> N x C/b^2 x Hb x Wb; DCR: the block index is outermost in C, CRD: innermost."""
+    """N x C x H x W -> N x C/b^2 x Hb x Wb; the block index is outermost in C (DCR) or innermost."""
     if mode == "CRD":
         return F.pixel_shuffle(x, blocksize)
     n, c, h, w = x.shape

@@ -1,7 +1,8 @@
 """ONNX Resize and Upsample in plain torch.
 
-Source: https://onnx.ai/onnx/operators/onnx__Resize.html. The combinations that torch.interpolate computes
-go to it, because engines know it; the others are interpolated axis by axis from the formula.
+Source: https://onnx.ai/onnx/operators/onnx__Resize.html. The combinations that
+torch.interpolate computes go to it, because engines know it; the others are interpolated axis by
+axis from the formula.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sdk.compilers.onnx_ops.values import Rule, Size, numbers, symbolic
 from torch import Tensor
 
-from sdk.compilers.onnx_ops.values import Rule, Size, numbers, symbolic
 from sdk.errors import UnsupportedOperatorError
 
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -49,7 +50,7 @@ def _scaled(dim: int, size: Size, scale: float) -> Axis:
 
 def _sized(dim: int, size: Size, out: Size) -> Axis:
     whole = not symbolic(size) and not symbolic(out)
-    return Axis(dim, size, out, out / size if whole else torch.sym_float(out) / size)
+    return Axis(dim, size, out, out / size if whole else 1.0 * out / size)
 
 
 def resized_axes(x: Tensor, scales: Any, sizes: Any, axes: list[int] | None) -> list[Axis]:
@@ -92,7 +93,9 @@ def _linear(x: Tensor, axis: Axis, at: Tensor) -> Tensor:
     return _pick(x, axis, left) * (1 - weight) + _pick(x, axis, left + 1) * weight
 
 
-def _native_mode(x: Tensor, axes: list[Axis], mode: str, coordinates: str, nearest_mode: str) -> str | None:
+def _native_mode(
+    x: Tensor, axes: list[Axis], mode: str, coordinates: str, nearest_mode: str
+) -> str | None:
     """The mode of torch.interpolate that computes the same, or None."""
     spatial = [a for a in axes if symbolic(a.scale) or a.scale != 1]
     if x.dim() not in LINEAR or not all(a.exact and a.dim >= 2 for a in spatial):
@@ -100,7 +103,9 @@ def _native_mode(x: Tensor, axes: list[Axis], mode: str, coordinates: str, neare
     if mode == "nearest":
         return _native_nearest(spatial, coordinates, nearest_mode)
     long = all(symbolic(a.out) or a.out > 1 for a in spatial)
-    if coordinates not in (*HALF_PIXEL, "align_corners") or not (coordinates == "half_pixel" or long):
+    if coordinates not in (*HALF_PIXEL, "align_corners") or not (
+        coordinates == "half_pixel" or long
+    ):
         return None
     return LINEAR[x.dim()] if mode == "linear" else ("bicubic" if x.dim() == 4 else None)
 
@@ -166,7 +171,12 @@ def _by_axis(
 def upsample(x: Tensor, scales: Any, *, mode: str = "nearest") -> Tensor:
     """Upsample (opsets 7 to 9) and Resize of opset 10: asymmetric, nearest by floor."""
     return resize(
-        x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        x,
+        None,
+        scales,
+        mode=mode,
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
     )
 
 

@@ -42,6 +42,19 @@ DTYPES = {
 }
 
 
+def dtype_of(data_type: int, name: str) -> torch.dtype:
+    """TensorProto.DataType -> torch dtype; UnsupportedOperatorError for types not covered."""
+    if data_type in DTYPES:
+        return DTYPES[data_type]
+    from onnx import TensorProto
+
+    raise UnsupportedOperatorError(
+        f"{name!r} has a type that the importer does not cover.",
+        expected="a float of 16, 32 or 64 bits, an integer of 8 to 64 bits, or bool",
+        got=TensorProto.DataType.Name(data_type),
+    )
+
+
 def symbolic(value: object) -> bool:
     """Whether `value` is a number that torch.export left open."""
     return isinstance(value, SYMBOLIC)
@@ -65,7 +78,9 @@ def tidy(value: Any) -> Host:
     if any(symbolic(entry) for entry in flat):
         return array
     typed = np.array(flat) if flat else np.empty(0, np.int64)
-    return typed.astype(np.float32 if typed.dtype == np.float64 else typed.dtype).reshape(array.shape)
+    return typed.astype(np.float32 if typed.dtype == np.float64 else typed.dtype).reshape(
+        array.shape
+    )
 
 
 def from_numpy(array: Host) -> torch.Tensor:
@@ -83,7 +98,9 @@ def as_tensor(value: Any) -> Any:
     if value.dtype != object:
         dtype = torch.from_numpy(np.empty(0, value.dtype)).dtype
         return torch.tensor(flat, dtype=dtype).reshape(value.shape)
-    dtype = torch.float32 if any(isinstance(v, float | torch.SymFloat) for v in flat) else torch.int64
+    dtype = (
+        torch.float32 if any(isinstance(v, float | torch.SymFloat) for v in flat) else torch.int64
+    )
     return torch.stack([torch.scalar_tensor(v, dtype=dtype) for v in flat]).reshape(value.shape)
 
 
@@ -106,6 +123,18 @@ def numbers(value: Any) -> list[Any]:
 def number(value: Any) -> Any:
     """The one entry of an attribute or of a host input; errors as `numbers`."""
     return numbers(value)[0]
+
+
+def sym_max(a: Size, b: Size) -> Size:
+    """The larger; symbolic where either is."""
+    larger: Size = torch.sym_max(a, b)  # type: ignore[no-untyped-call]
+    return larger
+
+
+def sym_min(a: Size, b: Size) -> Size:
+    """The smaller; symbolic where either is."""
+    smaller: Size = torch.sym_min(a, b)  # type: ignore[no-untyped-call]
+    return smaller
 
 
 def axis_of(axis: int, rank: int) -> int:

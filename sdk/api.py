@@ -1,0 +1,116 @@
+"""The public functions. Everything heavy is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdk.artifact import Artifact
+from sdk.model import Model, default_threads, load
+from sdk.parity import TOLERANCE, ParityReport, compare
+from sdk.processor import Processor
+from sdk.signature import Dim
+from sdk.target import ENGINES, Availability, Target
+
+if TYPE_CHECKING:
+    from sdk.profiling import Profile
+    from sdk.recipes.base import Recipe
+
+__all__ = ["compile", "engines", "load", "profile", "recipe", "verify"]
+
+
+def compile(
+    model: Any,
+    *,
+    inputs: Any,
+    target: str | Target,
+    output: str | Path,
+    dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
+    calibration: Iterable[Any] = (),
+    check: Iterable[Any] = (),
+    metric: Callable[[Callable[[Any], Any]], float] | None = None,
+    max_drop: float | None = None,
+    keep_float: Sequence[str] = (),
+    processor: Processor | None = None,
+    waive: Sequence[str] = (),
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Artifact:
+    """Compile `model` for `target` and write the artifact `output`, if it passes its gates.
+
+    model: an nn.Module, a torch.export ExportedProgram or the path of an .onnx file.
+    inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name.
+    target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`.
+    output: a path that ends in `.edge`.
+    dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
+    calibration: batches of real inputs; needed for int8.
+    check: further batches to check on; by default the first calibration batches.
+    metric: `metric(predict) -> float`, higher is better, called with a function from arrays to arrays
+        for the fp32 build and for the requested one; `max_drop` is what it may lose, in its own unit.
+        Where int8 loses more, the most sensitive layers go back to float until it does not.
+    keep_float: names of layers that int8 must leave in float.
+    processor: what `predict` does to raw input and to the outputs.
+    waive: gates to pass over, written into the manifest: `parity`, `fidelity`, `slower`.
+    threads: the engine's threads while checking and timing; default: all cores allowed.
+    progress: called with (what, done, total); default: a line on the terminal.
+
+    Raises CaptureError, UnsupportedOperatorError, QuantizationError, ParityError (naming the first
+    diverging operator), EngineUnavailableError, InputError, ArtifactError. After an error nothing is
+    left at `output` or beside it.
+    """
+    from sdk.pipeline import Settings, compile_model
+    from sdk.progress import terminal
+
+    with terminal(progress) as report:
+        settings = Settings(
+            target=Target.parse(target),
+            output=Path(output),
+            calibration=calibration,
+            check=check,
+            metric=metric,
+            max_drop=max_drop,
+            keep_float=tuple(keep_float),
+            processor=processor,
+            waive=tuple(waive),
+            overwrite=overwrite,
+            threads=threads or default_threads(),
+            progress=report,
+        )
+        return compile_model(model, inputs, settings, dynamic=dynamic)
+
+
+def engines() -> dict[str, Availability]:
+    """What each engine can do on this machine, and what is missing where it cannot."""
+    from sdk.runtimes import probe
+
+    return {engine: probe(engine) for engine in ENGINES}
+
+
+def verify(path: str | Path, *, device: str = "auto", threads: int | None = None) -> ParityReport:
+    """Re-check an artifact on this device: hashes, signature and golden outputs.
+
+    Returns the parity report of the golden values; raises ArtifactError or EngineError before that.
+    """
+    with load(path, device=device, fallback="forbid", threads=threads) as model:
+        pairs = model.artifact.golden()
+        got = {f"{i}/{name}": array for i, (feed, _) in enumerate(pairs)
+               for name, array in model.predict(feed).items()}  # fmt: skip
+        want = {f"{i}/{name}": array for i, (_, outputs) in enumerate(pairs)
+                for name, array in outputs.items()}  # fmt: skip
+        return compare(got, want, TOLERANCE[model.target.precision])
+
+
+def recipe(name: str, *, preset: str = "tiny", **settings: Any) -> Recipe:
+    """A recipe by name with a preset's settings, some of them replaced. `.run("x.edge")` runs it."""
+    from sdk import recipes
+
+    return recipes.get(name, preset=preset, **settings)
+
+
+def profile(model: Model | str | Path, *, runs: int = 100) -> Profile:
+    """Measure a loaded model or an artifact: load, latency, operators, overhead, memory, size."""
+    from sdk.profiling import profile_model
+
+    return profile_model(model, runs=runs)

@@ -1,0 +1,271 @@
+"""A loaded artifact: one `predict` for raw input and for arrays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from sdk.artifact import PROCESSOR, Artifact
+from sdk.errors import (
+    CorruptArtifactError,
+    EngineUnavailableError,
+    InputError,
+    KernelMissingError,
+)
+from sdk.manifest import Manifest
+from sdk.processor import Processor
+from sdk.runtimes import open_session, probe
+from sdk.runtimes.session import Placement, Session
+from sdk.signature import Array, Dim, Signature
+from sdk.target import DEVICES, Target
+
+FALLBACKS = ("forbid", "warn", "allow")
+
+
+class FallbackWarning(UserWarning):
+    """The model runs on another device than the one asked for."""
+
+
+def load(
+    path: str | Path | Artifact,
+    *,
+    device: str = "auto",
+    fallback: str = "warn",
+    threads: int | None = None,
+) -> Model:
+    """Open and verify the artifact at `path` and load it on `device`.
+
+    `device` is `auto` (the artifact's own), `cpu`, `gpu` or `npu`. Where the engine does not have it
+    here, `fallback` decides: `forbid` raises EngineUnavailableError, `warn` takes the CPU with a
+    FallbackWarning, `allow` takes the CPU. `threads` are the engine's; default: all cores allowed.
+    """
+    artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+    manifest = artifact.manifest
+    _check_kernels(manifest)
+    target, note = _choose(Target.parse(manifest.target), device, fallback)
+    function = manifest.functions["main"]
+    session = open_session(
+        artifact.path / function.file,
+        function.signature,
+        target,
+        threads=threads or default_threads(),
+    )
+    return Model(artifact, session, target, _processor(artifact, function.signature), note)
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Model:
+    """A model on a device. Safe to call from several threads; close it or use it in `with`."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: Session,
+        target: Target,
+        processor: Processor | None,
+        note: str,
+    ) -> None:
+        self.artifact, self.session, self.target = artifact, session, target
+        self.processor, self._note = processor, note
+        self.signature = session.signature
+        self._call = as_function(session)
+
+    def predict(self, value: Any, *, outputs: Mapping[str, Array] | None = None) -> Any:
+        """Run the model once, or on a list of inputs.
+
+        - a tensor (a NumPy array of the signature's dtype and rank) or a mapping of them goes to the
+          model as it is; the result is an array, or a dict of arrays where the model has several
+          outputs or `value` was a mapping;
+        - anything else is raw input for the artifact's processor (an image file, bytes, a picture);
+          the result is what the processor declares, such as labels;
+        - a list gives a list of results.
+
+        Results are fresh arrays unless `outputs` gives buffers by output name, which are filled.
+        """
+        if isinstance(value, (np.ndarray, Mapping)) and not self._is_raw(value):
+            return self._call(value, outputs)
+        if isinstance(value, list):
+            return self._predict_many(value)
+        return self._predict_raw([value])[0]
+
+    async def apredict(self, value: Any) -> Any:
+        """`predict` in a worker thread, for use with `await`."""
+        return await asyncio.to_thread(self.predict, value)
+
+    def placement(self) -> list[Placement]:
+        """Which operator runs where, with which kernel, and why."""
+        rows = self.session.placement()
+        if not self._note:
+            return rows
+        return [
+            Placement(r.operator, r.kind, r.device, r.kernel, self._note, r.nodes) for r in rows
+        ]
+
+    def close(self) -> None:
+        """Release the engine's memory."""
+        self.session.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.artifact.path)!r}, {self.target})"
+
+    def _is_raw(self, value: Any) -> bool:
+        """Whether an array is a picture for the processor: its dtype or rank is not the input's."""
+        if self.processor is None or isinstance(value, Mapping):
+            return False
+        spec = self.signature.inputs[0]
+        return value.dtype == np.uint8 and (value.ndim, value.dtype) != (
+            len(spec.shape),
+            spec.dtype,
+        )
+
+    def _predict_many(self, values: list[Any]) -> list[Any]:
+        if not values:
+            return []
+        raw = [not isinstance(v, (np.ndarray, Mapping)) or self._is_raw(v) for v in values]
+        if all(raw):
+            return self._predict_raw(values)
+        return [self.predict(value) for value in values]
+
+    def _predict_raw(self, values: Sequence[Any]) -> list[Any]:
+        """Through the processor, in batches as large as the signature allows."""
+        processor = self.processor
+        if processor is None or processor.pre is None:
+            raise InputError(
+                "This artifact declares no processor for raw input.",
+                expected=", ".join(f"{s.name}: {s}" for s in self.signature.inputs),
+                got=type(values[0]).__name__,
+                fix="pass an array, or compile with processor=sdk.Processor(...)",
+            )
+        size = _batch_size(self.signature)
+        results: list[Any] = []
+        for start in range(0, len(values), size):
+            batch = processor.pre(list(values[start : start + size]))
+            feed = {processor.input: batch}
+            self.signature.check(feed)
+            results += _declared(processor, self.session.run(feed), len(batch))
+        return results
+
+
+def as_function(session: Session) -> Callable[..., Any]:
+    """The session as a checked function of an array or a mapping of arrays."""
+    signature, run = session.signature, session.run
+    check = signature.check
+    only_input = signature.inputs[0].name if len(signature.inputs) == 1 else None
+    only_output = signature.outputs[0].name if len(signature.outputs) == 1 else None
+
+    def call(value: Any, outputs: Mapping[str, Array] | None = None) -> Any:
+        if outputs is not None:
+            _check_buffers(signature, outputs)
+        if isinstance(value, Mapping):
+            check(value)
+            return run(value, outputs)
+        if only_input is None:
+            names = [spec.name for spec in signature.inputs]
+            raise InputError(
+                "The model has several inputs.", expected=f"a mapping of {names}", got="one array"
+            )
+        feed = {only_input: value}
+        check(feed)
+        results = run(feed, outputs)
+        return results if only_output is None else results[only_output]
+
+    return call
+
+
+def _check_buffers(signature: Signature, outputs: Mapping[str, Array]) -> None:
+    known = {spec.name: spec for spec in signature.outputs}
+    for name, buffer in outputs.items():
+        spec = known.get(name)
+        if spec is None:
+            raise InputError(f"The model has no output {name!r}.", expected=list(known), got=name)
+        fits = isinstance(buffer, np.ndarray) and buffer.flags.writeable
+        if not fits or buffer.dtype != spec.dtype or buffer.ndim != len(spec.shape):
+            raise InputError(
+                f"The buffer for the output {name!r} does not fit.",
+                expected=f"a writeable array {spec}",
+                got=getattr(buffer, "dtype", type(buffer).__name__),
+            )
+
+
+def _batch_size(signature: Signature) -> int:
+    """How many raw inputs one run takes: the most that the first dim allows."""
+    first = signature.inputs[0].shape[0]
+    return first.max if isinstance(first, Dim) else int(first)
+
+
+def _declared(processor: Processor, outputs: dict[str, Array], count: int) -> list[Any]:
+    """One result per input: what the processor declares, else the rows of the outputs."""
+    if processor.post is not None and processor.output is not None:
+        return list(processor.post(outputs[processor.output]))
+    rows = [{name: array[i] for name, array in outputs.items()} for i in range(count)]
+    return [next(iter(row.values())) if len(row) == 1 else row for row in rows]
+
+
+def _choose(target: Target, device: str, fallback: str) -> tuple[Target, str]:
+    """The target to load and, where it is not what was asked for, why."""
+    if device not in ("auto", *DEVICES) or fallback not in FALLBACKS:
+        raise InputError(
+            "load() was asked for something unknown.",
+            expected=f"device in {('auto', *DEVICES)}, fallback in {FALLBACKS}",
+            got=f"device={device!r}, fallback={fallback!r}",
+        )
+    wanted = target.device if device == "auto" else device
+    available = probe(target.engine)
+    chosen = Target(target.engine, wanted, target.precision, target.arch)
+    if not available.run or wanted in available.devices or fallback == "forbid":
+        return chosen, ""  # open_session explains what is missing
+    if "cpu" not in available.devices:
+        raise EngineUnavailableError(
+            f"The engine {target.engine!r} has neither {wanted!r} nor a CPU here."
+        )
+    note = f"{wanted} is not there; the CPU stands in for it"
+    if fallback == "warn":
+        warnings.warn(f"{target}: {note}.", FallbackWarning, stacklevel=3)
+    return Target(target.engine, "cpu", target.precision), note
+
+
+def _check_kernels(manifest: Manifest) -> None:
+    native = [kernel for kernel in manifest.kernels if kernel.binding == "native"]
+    if native:
+        names = ", ".join(f"{kernel.name} version {kernel.version}" for kernel in native)
+        raise KernelMissingError(
+            f"The artifact needs plugin kernels that are not installed: {names}.",
+            fix="compile the artifact without kernels, or install a build that has them",
+        )
+
+
+def _processor(artifact: Artifact, signature: Signature) -> Processor | None:
+    text = artifact.read(PROCESSOR)
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(f"{PROCESSOR} is not JSON.", got=error) from error
+    processor = Processor.from_json(data)
+    if processor.input not in [spec.name for spec in signature.inputs]:
+        raise CorruptArtifactError(f"{PROCESSOR} feeds the unknown input {processor.input!r}.")
+    return processor

@@ -1,0 +1,417 @@
+"""From a model to an artifact: capture, quantize, lower, verify on the engine, time, package.
+
+An artifact is only written when the build computes what the model computes, on the engine that will
+run it. Of the requested precision and fp32 the faster one that passes is kept; the other stays in
+the manifest with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdk.artifact import GOLDEN, PROCESSOR, SOURCES, Artifact, pack_golden, publish, staging
+from sdk.compilers import lower
+from sdk.errors import EngineUnavailableError, InputError, ParityError, QuantizationError
+from sdk.extras import require
+from sdk.localize import Divergence, engine_divergence, quantization_divergence
+from sdk.manifest import FORMAT_VERSION, Candidate, Fidelity, Function, Manifest
+from sdk.model import as_function, default_threads
+from sdk.parity import FIDELITY, TOLERANCE, ParityReport, compare
+from sdk.processor import Processor
+from sdk.runtimes import check_runnable, open_session, probe
+from sdk.runtimes.session import Session
+from sdk.signature import Array, Dim, Signature
+from sdk.target import Target
+from sdk.timing import Latency, interleave
+
+if TYPE_CHECKING:
+    from sdk.compilers.program import Build, Program
+
+Feed = dict[str, Array]
+Progress = Callable[[str, int, int], None]
+Metric = Callable[[Callable[[Any], Any]], float]
+WAIVERS = ("parity", "fidelity", "slower")
+MAX_CHECKS = 8
+TOOLS = ("edge-sdk", "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to compile; `sdk.compile` documents each."""
+
+    target: Target
+    output: Path
+    calibration: Iterable[Any] = ()
+    check: Iterable[Any] = ()
+    metric: Metric | None = None
+    max_drop: float | None = None
+    keep_float: Sequence[str] = ()
+    processor: Processor | None = None
+    waive: Sequence[str] = ()
+    overwrite: bool = False
+    threads: int = field(default_factory=default_threads)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = lambda _stage, _done, _total: None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.waive) - set(WAIVERS))
+        if unknown:
+            raise InputError(
+                f"The waiver {unknown[0]!r} is not known.",
+                expected=f"any of {', '.join(WAIVERS)}",
+                got=unknown,
+            )
+        if (self.metric is None) != (self.max_drop is None):
+            raise InputError("metric and max_drop go together.", fix="pass both or neither")
+
+
+@dataclass
+class Built:
+    """A candidate on its engine, and what was measured of it."""
+
+    program: Program
+    target: Target
+    build: Build
+    session: Session
+    parity: ParityReport
+    fidelity: Fidelity | None = None
+    latency: Latency | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the engine files."""
+        return sum(file.stat().st_size for file in self.build.file.parent.iterdir())
+
+
+def compile_model(
+    model: Any,
+    inputs: Any,
+    settings: Settings,
+    *,
+    dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
+) -> Artifact:
+    """Capture `model` with example `inputs`, then build, gate and package it."""
+    for module in ("torch", "onnx", "onnxscript", "torchao"):
+        require(module, purpose="Compiling")
+    from sdk.compilers.capture import capture, example_feed  # import torch
+
+    check_target(settings.target)
+    with staging(settings.output, overwrite=settings.overwrite) as folder:
+        settings.progress("capture", 0, 1)
+        program = capture(model, inputs, dynamic)
+        example = example_feed(model, inputs) or program.signature.zeros()
+        compiler = Compiler(settings, folder, program, example)
+        baseline = compiler.build(program)
+        wanted = compiler.requested(program, baseline)
+        kept, candidates = compiler.choose(baseline, wanted)
+        settings.progress("package", 0, 1)
+        return compiler.package(kept, candidates)
+
+
+def check_target(target: Target) -> None:
+    """Raise EngineUnavailableError unless this machine can compile and check for `target`."""
+    check_runnable(target)
+    known = probe(target.engine).precisions
+    if target.precision not in known:
+        raise EngineUnavailableError(
+            f"The engine {target.engine!r} does not run {target.precision} on this machine.",
+            expected=f"one of {', '.join(known)}",
+            got=target.precision,
+            fix=f"use {target.with_precision('fp32')}",
+        )
+
+
+class Compiler:
+    """One run of the pipeline: its settings, its folder and the inputs to check on."""
+
+    def __init__(self, settings: Settings, folder: Path, program: Program, example: Feed) -> None:
+        self.settings, self.folder = settings, folder
+        self.calibration = as_feeds(program.signature, settings.calibration)
+        checks = as_feeds(program.signature, settings.check) or self.calibration
+        program.signature.check(example)
+        self.feeds = [example, *checks[:MAX_CHECKS]]
+        self.created = 0
+
+    def build(self, program: Program) -> Built:
+        """Lower `program` and gate it against PyTorch on the engine."""
+        target = self.settings.target.with_precision(program.precision)
+        self.settings.progress(f"lower to {target}", 0, 1)
+        self.created += 1
+        build = lower(program, target, self.folder / f"{self.created}-{program.precision}")
+        session = open_session(build.file, program.signature, target, threads=self.settings.threads)
+        self.settings.progress(f"verify {target} on the engine", 0, len(self.feeds))
+        parity = self._parity(program, session, target)
+        return Built(program, target, build, session, parity)
+
+    def requested(self, program: Program, baseline: Built) -> Built | None:
+        """The build at the requested precision, gated; None where that is fp32."""
+        precision = self.settings.target.precision
+        if precision == "fp32":
+            return None
+        if precision == "int8":
+            return self._quantized(program, baseline)
+        from sdk.compilers.half import to_half  # imports torch
+
+        built = self.build(to_half(program, precision, self.feeds[0]))
+        built.fidelity = self._fidelity(baseline, built)
+        self._gate_fidelity(built)
+        return built
+
+    def choose(self, baseline: Built, wanted: Built | None) -> tuple[Built, tuple[Candidate, ...]]:
+        """Time both in one run and keep the faster one that passed."""
+        self.settings.progress("time", 0, 1)
+        builts = {str(built.target): built for built in (baseline, wanted) if built is not None}
+        feed = self.feeds[0]
+        calls = {name: _caller(built.session, feed) for name, built in builts.items()}
+        for name, latency in interleave(calls).items():
+            builts[name].latency = latency
+        kept, reason = self._decide(baseline, wanted)
+        candidates = tuple(
+            _candidate(built, baseline, kept=built is kept, reason=reason)
+            for built in builts.values()
+        )
+        return kept, candidates
+
+    def package(self, kept: Built, candidates: tuple[Candidate, ...]) -> Artifact:
+        """Write the kept build, golden values and manifest, and rename to the output."""
+        root = self.folder / "artifact"
+        kept.session.close()
+        shutil.move(kept.build.file.parent, root)
+        golden = _smallest(self.feeds[0], kept.program)
+        (root / GOLDEN).write_bytes(pack_golden([(golden, kept.program.reference(golden))]))
+        (root / SOURCES).write_text(_sources(kept.build))
+        if self.settings.processor is not None:
+            (root / PROCESSOR).write_text(json.dumps(self.settings.processor.to_json()))
+        return publish(root, self._manifest(kept, candidates), self.settings.output)
+
+    def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
+        """Compare with PyTorch on all checked inputs; ParityError names the operator."""
+        got, want = _run_all(session.run, self.feeds), _run_all(program.reference, self.feeds)
+        report = compare(got, want, TOLERANCE[program.precision])
+        if report.ok or "parity" in self.settings.waive:
+            return report
+        self.settings.progress("find the first diverging operator", 0, 1)
+        found = None
+        if not any(output.note for output in report.outputs):
+            found = engine_divergence(
+                program,
+                target,
+                _smallest(self.feeds[0], program),
+                self.folder,
+                threads=self.settings.threads,
+            )
+        raise _parity_error(f"{target} does not compute what the model computes", report, found)
+
+    def _quantized(self, program: Program, baseline: Built) -> Built:
+        """int8; layers that cost the metric too much go back to float, worst first."""
+        from sdk.compilers.quantize import quantize, rank_layers  # imports torch
+
+        if not self.calibration:
+            raise QuantizationError(
+                "int8 needs calibration data.",
+                expected="calibration=[batch, ...] of real inputs",
+                got="none",
+                fix="pass some hundred real inputs, for example from the training set",
+            )
+        keep = list(self.settings.keep_float)
+        ranked: list[str] | None = None
+        while True:
+            quantized = quantize(
+                program, self.calibration, keep_float=keep, step=self.settings.progress
+            )
+            built = self.build(quantized)
+            built.fidelity = self._fidelity(baseline, built)
+            if self._within_budget(built.fidelity):
+                break
+            if self.settings.metric is None:
+                break
+            if ranked is None:
+                self.settings.progress("rank layers by sensitivity", 0, 1)
+                ranked = [name for name, _ in rank_layers(quantized, self.calibration[0])]
+            more = [name for name in ranked if name not in keep][: max(1, len(keep))]
+            if len(keep) + len(more) > len(ranked) // 2:
+                break
+            keep += more
+        self._gate_fidelity(built)
+        return built
+
+    def _fidelity(self, baseline: Built, built: Built) -> Fidelity:
+        """What the precision cost: the caller's metric on both builds, or the output error."""
+        self.settings.progress(f"compare {built.target} with fp32", 0, 1)
+        want = _run_all(baseline.program.reference, self.feeds)
+        report = compare(
+            _run_all(built.session.run, self.feeds), want, FIDELITY[built.program.precision]
+        )
+        metric = self.settings.metric
+        if metric is None:
+            return Fidelity(report.outputs)
+        return Fidelity(
+            report.outputs,
+            metric=getattr(metric, "__name__", type(metric).__name__),
+            reference=float(metric(as_function(baseline.session))),
+            measured=float(metric(as_function(built.session))),
+            max_drop=self.settings.max_drop,
+        )
+
+    @staticmethod
+    def _within_budget(fidelity: Fidelity) -> bool:
+        if fidelity.metric is None:
+            return all(output.ok for output in fidelity.outputs)
+        assert fidelity.reference is not None and fidelity.measured is not None
+        return fidelity.reference - fidelity.measured <= (fidelity.max_drop or 0.0)
+
+    def _gate_fidelity(self, built: Built) -> None:
+        fidelity = built.fidelity
+        assert fidelity is not None
+        if self._within_budget(fidelity) or "fidelity" in self.settings.waive:
+            return
+        precision = built.program.precision
+        found = None
+        if precision == "int8":
+            feed = _smallest(self.feeds[0], built.program)
+            found = quantization_divergence(built.program, feed, FIDELITY["int8"])
+        report = ParityReport(FIDELITY[precision], fidelity.outputs)
+        raise _parity_error(_lost(built, fidelity), report, found)
+
+    def _decide(self, baseline: Built, wanted: Built | None) -> tuple[Built, str]:
+        """The build to keep and, for the other one, why not."""
+        if wanted is None:
+            return baseline, "asked for"
+        assert baseline.latency is not None and wanted.latency is not None
+        fast, slow = wanted.latency.p50, baseline.latency.p50
+        figures = f"{fast:.0f} us against {slow:.0f} us (median, one interleaved run)"
+        if fast <= slow:
+            return wanted, f"{wanted.target.precision} is faster: {figures}"
+        if "slower" in self.settings.waive:
+            return wanted, f"slower, waived: {figures}"
+        return baseline, f"{wanted.target.precision} is slower than fp32: {figures}"
+
+    def _manifest(self, kept: Built, candidates: tuple[Candidate, ...]) -> Manifest:
+        settings = self.settings
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            name=settings.output.stem,
+            target=str(kept.target),
+            requested=str(settings.target),
+            functions={"main": Function(kept.program.signature, kept.build.file.name)},
+            candidates=candidates,
+            check_batches=len(self.feeds),
+            threads=settings.threads,
+            tools=_tools(),
+            provenance={
+                "source": kept.program.source,
+                "program_sha256": kept.program.digest(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "host": f"{platform.system()} {platform.machine()}",
+                **settings.provenance,
+            },
+            waivers=tuple(settings.waive),
+        )
+
+
+def as_feeds(signature: Signature, batches: Iterable[Any]) -> list[Feed]:
+    """Batches (arrays, torch tensors, sequences or mappings) as feeds by input name."""
+    return [_as_feed(signature, batch) for batch in batches]
+
+
+def _as_feed(signature: Signature, batch: Any) -> Feed:
+    names = [spec.name for spec in signature.inputs]
+    if isinstance(batch, Mapping):
+        return {name: _as_array(value) for name, value in batch.items()}
+    values = list(batch) if isinstance(batch, (list, tuple)) else [batch]
+    if len(values) != len(names):
+        raise QuantizationError(
+            "A batch does not have the model's inputs.", expected=names, got=f"{len(values)} values"
+        )
+    return {name: _as_array(value) for name, value in zip(names, values, strict=True)}
+
+
+def _as_array(value: Any) -> Array:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def _caller(session: Session, feed: Feed) -> Callable[[], object]:
+    return lambda: session.run(feed)
+
+
+def _run_all(run: Callable[[Feed], Mapping[str, Array]], feeds: list[Feed]) -> dict[str, Array]:
+    """Outputs over all feeds, stacked along the first axis where the others agree."""
+    results = [run(feed) for feed in feeds]
+    return {name: _stack([result[name] for result in results]) for name in results[0]}
+
+
+def _stack(arrays: list[Array]) -> Array:
+    if len(arrays) == 1:
+        return arrays[0]
+    agree = arrays[0].ndim and len({array.shape[1:] for array in arrays}) == 1
+    return np.concatenate(arrays if agree else [array.reshape(-1) for array in arrays])
+
+
+def _smallest(feed: Feed, program: Program) -> Feed:
+    """The feed cut to the least size of each dynamic dim: golden values should be small."""
+    small = {}
+    for spec in program.signature.inputs:
+        index = tuple(slice(dim.min) if isinstance(dim, Dim) else slice(None) for dim in spec.shape)
+        small[spec.name] = feed[spec.name][index].copy()
+    return small
+
+
+def _candidate(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
+    assert built.latency is not None and baseline.latency is not None
+    return Candidate(
+        target=str(built.target),
+        kept=kept,
+        reason=reason,
+        bytes=built.bytes,
+        parity=built.parity.outputs,
+        fidelity=built.fidelity,
+        latency=built.latency,
+        speedup=baseline.latency.p50 / built.latency.p50,
+        float_layers=built.program.float_layers,
+    )
+
+
+def _sources(build: Build) -> str:
+    rows = {name: [s.module, s.operator, s.line] for name, s in build.sources.items()}
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def _tools() -> dict[str, str]:
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _lost(built: Built, fidelity: Fidelity) -> str:
+    if fidelity.metric is None:
+        return f"{built.target} is too far from fp32"
+    return (
+        f"{built.target} loses too much: {fidelity.metric} {fidelity.measured:.4f} against "
+        f"{fidelity.reference:.4f} at fp32, allowed drop {fidelity.max_drop}"
+    )
+
+
+def _parity_error(what: str, report: ParityReport, found: Divergence | None) -> ParityError:
+    where = f" First diverging operator: {found}." if found else ""
+    limit = report.tolerance
+    return ParityError(
+        f"{what}.{where}",
+        expected=f"relative rms <= {limit.rms:g} and worst <= {limit.worst:g} of each output",
+        got=str(report),
+        fix="look at that operator; for int8 check the calibration data or use keep_float=[...]",
+        report=report,
+    )

@@ -1,0 +1,268 @@
+"""What an artifact declares about raw input and about its outputs: data, never code.
+
+`predict` turns an image file, its bytes or a picture into the model's input with `ImageProcessor`,
+and the model's output into labels with `Classification`. Both are stored in `processor.json`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdk.errors import CorruptArtifactError, InputError
+from sdk.extras import require
+from sdk.signature import Array
+from sdk.structure import from_json, to_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MODES = {"RGB": 3, "L": 1}
+LAYOUTS = ("NCHW", "NHWC")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+MAX_FILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessor:
+    """Decode, resize, crop, normalise, lay out: images to one float32 batch.
+
+    An image is a path, encoded bytes, a PIL image, or a uint8 array of height x width (x channels).
+    The shorter side is resized to `resize` pixels, then the centre of `size` (height, width) is cut
+    out; with `resize=None` the whole image is resized to `size`. Pixels become
+    `(pixel * scale - mean) / std`, with `mean` and `std` per channel. A camera's EXIF rotation is
+    undone first. Images of more than `max_pixels` are refused before they are decoded.
+    """
+
+    size: tuple[int, ...]
+    resize: int | None = None
+    mode: str = "RGB"
+    interpolation: str = "bilinear"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "NCHW"
+    max_pixels: int = 64_000_000
+
+    def __post_init__(self) -> None:
+        channels = MODES.get(self.mode, 0)
+        usable = (
+            len(self.size) == 2
+            and min(self.size) >= 1
+            and (self.resize is None or self.resize >= max(self.size))
+            and self.interpolation in INTERPOLATIONS
+            and self.layout in LAYOUTS
+            and len(self.mean) in (1, channels)
+            and len(self.std) in (1, channels)
+            and all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std))
+            and 0 not in self.std
+        )
+        if not usable:
+            raise InputError(
+                "The image processor's settings are not usable.",
+                expected=f"size=(height, width), resize >= size or None, mode in {tuple(MODES)}, "
+                f"interpolation in {INTERPOLATIONS}, layout in {LAYOUTS}, one mean and one std for "
+                "each channel, no std of 0",
+                got=self,
+            )
+
+    def __call__(self, images: Sequence[Any]) -> Array:
+        """float32 of N x C x H x W, or N x H x W x C."""
+        pixels = np.stack([self._pixels(image) for image in images]).astype(np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        batch = (pixels * np.float32(self.scale) - mean) / std
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if self.layout == "NCHW" else batch)
+
+    def _pixels(self, value: Any) -> Array:
+        """uint8 of H x W x C at the wanted size."""
+        with _decoding(value):
+            image = self._resized(_upright(self._open(value)).convert(self.mode))
+            pixels = np.asarray(image)
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def _open(self, value: Any) -> Image:
+        """A PIL image whose header was read and whose size is allowed."""
+        pil = require("PIL.Image", purpose="Decoding images")
+        if isinstance(value, pil.Image):
+            image = value
+        elif isinstance(value, np.ndarray):
+            image = pil.fromarray(_checked_picture(value))
+        else:
+            image = pil.open(_source(value), formats=FORMATS)
+        if image.width * image.height > self.max_pixels:
+            raise InputError(
+                "The image is too large.",
+                expected=f"at most {self.max_pixels} pixels",
+                got=f"{image.width} x {image.height}",
+                fix="scale it down, or compile with a larger ImageProcessor.max_pixels",
+            )
+        return image  # type: ignore[no-any-return]
+
+    def _resized(self, image: Image) -> Image:
+        pil = require("PIL.Image", purpose="Resizing images")
+        method = pil.Resampling[self.interpolation.upper()]
+        height, width = self.size
+        if self.resize is None:
+            return image.resize((width, height), method)
+        short = min(image.size)
+        scaled = [max(1, round(side * self.resize / short)) for side in image.size]
+        image = image.resize((scaled[0], scaled[1]), method)
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class with its probability."""
+
+    name: str
+    index: int
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.probability:.1%})"
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Scores of N x classes to the `top` labels of each row, best first.
+
+    `scores` says what the model gives: `logits` go through a softmax, `probabilities` are kept.
+    """
+
+    labels: tuple[str, ...]
+    top: int = 5
+    scores: str = "logits"
+
+    def __post_init__(self) -> None:
+        if not self.labels or self.top < 1 or self.scores not in ("logits", "probabilities"):
+            raise InputError(
+                "The classification's settings are not usable.",
+                expected="labels, top >= 1, scores of 'logits' or 'probabilities'",
+                got=f"{len(self.labels)} labels, top={self.top}, scores={self.scores!r}",
+            )
+
+    def __call__(self, scores: Array) -> list[list[Label]]:
+        """One list of labels per row."""
+        if scores.ndim != 2 or scores.shape[1] != len(self.labels):
+            raise InputError(
+                "The output does not have one score for each label.",
+                expected=f"N x {len(self.labels)}",
+                got=list(scores.shape),
+            )
+        values = scores.astype(np.float64)
+        if self.scores == "logits":
+            values = np.exp(values - values.max(axis=1, keepdims=True))
+            values /= values.sum(axis=1, keepdims=True)
+        best = np.argsort(-values, axis=1, kind="stable")[:, : self.top]
+        return [
+            [Label(self.labels[i], int(i), float(row[i])) for i in order]
+            for row, order in zip(values, best, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """`pre` makes the input named `input`; `post` reads the output named `output`.
+
+    With `finite` an input array with NaN or infinity is refused before the model runs.
+    """
+
+    input: str
+    pre: ImageProcessor | None = None
+    output: str | None = None
+    post: Classification | None = None
+    finite: bool = True
+
+    def check_finite(self, array: Array) -> None:
+        """Raise InputError where NaN or infinity is forbidden and `array` has some."""
+        if not self.finite or array.dtype.kind != "f":
+            return
+        # one sum is enough in the good case: NaN and infinity both survive it
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(array.sum()) or np.isfinite(array).all():
+                return
+        raise InputError(
+            f"The input {self.input!r} has NaN or infinity, which the artifact's processor forbids.",
+            expected="finite numbers",
+            got=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
+            fix="look at where the input comes from, or compile with Processor(finite=False)",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(to_json(self))
+
+    @classmethod
+    def from_json(cls, data: object) -> Processor:
+        """The inverse of `to_json`; CorruptArtifactError where the data is not one."""
+        try:
+            return from_json(cls, data, "processor")
+        except InputError as error:
+            raise CorruptArtifactError(
+                "The artifact's processor is not usable.", expected=error.expected, got=error.got
+            ) from error
+
+
+def _source(value: Any) -> io.BytesIO | Path:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return io.BytesIO(value)
+    if not isinstance(value, str | Path):
+        raise InputError(
+            "The input is not an image.",
+            expected="a path, encoded bytes, a PIL image or a uint8 array",
+            got=type(value).__name__,
+        )
+    path = Path(value)
+    if not path.is_file():
+        raise InputError(f"There is no image file {str(value)!r}.", fix="check the path")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(
+            "The image file is too large.",
+            expected=f"at most {MAX_FILE_BYTES} bytes",
+            got=path.stat().st_size,
+        )
+    return path
+
+
+def _checked_picture(array: Array) -> Array:
+    channels = array.shape[2:] or (1,)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels[0] not in (1, 3, 4):
+        raise InputError(
+            "The array is not a picture.",
+            expected="uint8 of height x width, or height x width x 1, 3 or 4 channels",
+            got=f"{array.dtype}{list(array.shape)}",
+        )
+    return array[:, :, 0] if channels == (1,) and array.ndim == 3 else array
+
+
+def _upright(image: Image) -> Image:
+    """The image as its camera held it."""
+    ops = require("PIL.ImageOps", purpose="Decoding images")
+    return ops.exif_transpose(image)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _decoding(value: Any) -> Iterator[None]:
+    """The one place where Pillow's exceptions become the SDK's."""
+    pil = require("PIL.Image", purpose="Decoding images")
+    name = str(value) if isinstance(value, str | Path) else f"the {type(value).__name__} given"
+    try:
+        yield
+    except pil.DecompressionBombError as error:
+        raise InputError("The image is too large.", got=str(error), fix="scale it down") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(
+            "The image cannot be decoded.",
+            expected=f"a whole image of a format among {', '.join(FORMATS)}",
+            got=f"{name}: {error}",
+            fix="check that the file is complete and is an image",
+        ) from error
