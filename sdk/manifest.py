@@ -85,6 +85,8 @@ class Manifest:
     tools: dict[str, str]
     provenance: dict[str, str]
     files: dict[str, FileEntry] = field(default_factory=dict)
+    eager: Latency | None = None
+    """The PyTorch model on the same inputs and threads, timed in the same run as the candidates."""
     kernels: tuple[KernelUse, ...] = ()
     waivers: tuple[str, ...] = ()
 

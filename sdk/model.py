@@ -95,6 +95,8 @@ class Model:
         Results are fresh arrays unless `outputs` gives buffers by output name, which are filled.
         """
         if isinstance(value, (np.ndarray, Mapping)) and not self._is_raw(value):
+            if self.processor is not None:
+                self._check_finite(self.processor, value)
             return self._call(value, outputs)
         if isinstance(value, list):
             return self._predict_many(value)
@@ -140,6 +142,12 @@ class Model:
             len(spec.shape),
             spec.dtype,
         )
+
+    @staticmethod
+    def _check_finite(processor: Processor, value: Any) -> None:
+        array = value.get(processor.input) if isinstance(value, Mapping) else value
+        if isinstance(array, np.ndarray):
+            processor.check_finite(array)
 
     def _predict_many(self, values: list[Any]) -> list[Any]:
         if not values:

@@ -42,6 +42,7 @@ Progress = Callable[[str, int, int], None]
 Metric = Callable[[Callable[[Any], Any]], float]
 WAIVERS = ("parity", "fidelity", "slower")
 MAX_CHECKS = 8
+EAGER = "torch eager"
 TOOLS = ("edge-sdk", "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
@@ -141,6 +142,7 @@ class Compiler:
         program.signature.check(example)
         self.feeds = [example, *checks[:MAX_CHECKS]]
         self.created = 0
+        self.eager: Latency | None = None
 
     def build(self, program: Program) -> Built:
         """Lower `program` and gate it against PyTorch on the engine."""
@@ -168,12 +170,14 @@ class Compiler:
         return built
 
     def choose(self, baseline: Built, wanted: Built | None) -> tuple[Built, tuple[Candidate, ...]]:
-        """Time both in one run and keep the faster one that passed."""
+        """Time both, and PyTorch, in one run; keep the faster build that passed."""
         self.settings.progress("time", 0, 1)
         builts = {str(built.target): built for built in (baseline, wanted) if built is not None}
         feed = self.feeds[0]
-        calls = {name: _caller(built.session, feed) for name, built in builts.items()}
-        for name, latency in interleave(calls).items():
+        calls = {name: _caller(built.session.run, feed) for name, built in builts.items()}
+        latencies = interleave(calls | {EAGER: _caller(baseline.program.reference, feed)})
+        self.eager = latencies.pop(EAGER)
+        for name, latency in latencies.items():
             builts[name].latency = latency
         kept, reason = self._decide(baseline, wanted)
         candidates = tuple(
@@ -315,6 +319,7 @@ class Compiler:
                 "host": f"{platform.system()} {platform.machine()}",
                 **settings.provenance,
             },
+            eager=self.eager,
             waivers=tuple(settings.waive),
         )
 
@@ -340,8 +345,8 @@ def _as_array(value: Any) -> Array:
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
-def _caller(session: Session, feed: Feed) -> Callable[[], object]:
-    return lambda: session.run(feed)
+def _caller(run: Callable[[Feed], object], feed: Feed) -> Callable[[], object]:
+    return lambda: run(feed)
 
 
 def _run_all(run: Callable[[Feed], Mapping[str, Array]], feeds: list[Feed]) -> dict[str, Array]:
