@@ -1,0 +1,1 @@
+"""Teachers and students: plain modules whose parameter names are those of public checkpoints."""

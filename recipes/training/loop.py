@@ -1,0 +1,249 @@
+"""The one training loop, on `accelerate`: the same recipe runs on one CPU, a GPU or many machines.
+
+What happens at step k depends on the seed and on k alone (which images, which crops), so that an
+interrupted stage that resumes from its checkpoint ends where the uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as nnf
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sdk.progress import Report
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(the model's outputs, the targets of the pairs, the model's inputs) -> loss"""
+STATISTICS_BATCHES = 40
+log = logging.getLogger("sdk.recipes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """SGD with Nesterov momentum, linear warm-up, cosine decay to zero, averaged weights (EMA).
+
+    lr: peak learning rate. warmup: share of the steps. ema: decay of the averaged weights per step.
+    pad: pixels of zero padding for random crops. flip: mirror half of the images.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    clip_norm: float = 5.0
+    ema: float = 0.99
+    pad: int = 4
+    flip: bool = True
+    checkpoint_every: int = 200
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures (uint8, N x H x W x 3) and one target for each: labels, or a teacher's logits."""
+
+    def __init__(self, pixels: Tensor, targets: Tensor) -> None:
+        self.pixels, self.targets = pixels, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pixels[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch at once."""
+        rows = torch.tensor(indices)
+        return self.pixels[rows], self.targets[rows]
+
+
+class StepSampler(Sampler[list[int]]):
+    """The indices of steps `start` to `stop`: another permutation each epoch, seeded by its number."""
+
+    drop_last = False
+
+    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch, seed
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, torch.empty(0, dtype=torch.long)
+        for step in range(self.start, self.stop):
+            picked: list[int] = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if position // self.size != epoch:
+                    epoch = position // self.size
+                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                    order = torch.randperm(self.size, generator=generator)
+                picked.append(int(order[position % self.size]))
+            yield picked
+
+
+def train(
+    model: nn.Module,
+    data: Pairs,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    name: str,
+    folder: Path,
+    seed: int,
+    progress: Report,
+) -> nn.Module:
+    """Train `model` and return it with its averaged weights, in eval mode.
+
+    normalise: uint8 pictures N x H x W x 3 -> the model's inputs.
+    The finished weights are kept in `folder/name.safetensors` and taken from there the next time;
+    a stage that was cut off resumes from `folder/name.checkpoint`.
+    """
+    finished = folder / f"{name}.safetensors"
+    if finished.is_file():
+        model.load_state_dict(load_file(finished))
+        return model.eval()
+    set_seed(seed)
+    averaged = _Stage(model, data, schedule, seed, folder / f"{name}.checkpoint").run(
+        objective, normalise, name, progress
+    )
+    model.load_state_dict(averaged.module.state_dict())
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    part = finished.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, part)
+    part.rename(finished)
+    shutil.rmtree(folder / f"{name}.checkpoint", ignore_errors=True)
+    return model.eval()
+
+
+class _Stage:
+    """Model, optimiser and schedule of one stage under way, with its checkpoints."""
+
+    def __init__(
+        self, model: nn.Module, data: Pairs, schedule: Schedule, seed: int, folder: Path
+    ) -> None:
+        self.schedule, self.data, self.seed, self.folder = schedule, data, seed, folder
+        self.accelerator = Accelerator()
+        model = model.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(
+            _groups(model, schedule.weight_decay), schedule.lr, schedule.momentum, nesterov=True
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        average = get_ema_multi_avg_fn(schedule.ema)
+        self.averaged = AveragedModel(model, multi_avg_fn=average)
+        self.model, self.optimizer, self.scheduler = self.accelerator.prepare(
+            model, optimizer, scheduler
+        )
+        self.accelerator.register_for_checkpointing(self.averaged)
+
+    def run(
+        self,
+        objective: Objective,
+        normalise: Callable[[Tensor], Tensor],
+        name: str,
+        progress: Report,
+    ) -> AveragedModel:
+        """All steps that are left."""
+        start, total = self._resume(), self.schedule.steps
+        self.model.train()
+        for step, (pixels, targets) in enumerate(self._loader(start), start):
+            inputs = normalise(augment(pixels, self.schedule, self.seed * 1_000_003 + step))
+            loss = objective(self.model(inputs), targets, inputs)
+            self._update(loss)
+            progress(f"{name}: loss {loss.item():.3f}", step + 1, total)
+            if (step + 1) % self.schedule.checkpoint_every == 0:
+                log.info("%s: step %d of %d, loss %.4f", name, step + 1, total, loss.item())
+                self._save(step + 1)
+        progress(f"{name}: batch norm statistics", total, total)
+        update_bn(self._inputs(normalise), self.averaged, self.accelerator.device)
+        return self.averaged
+
+    def _inputs(self, normalise: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """Batches on which the statistics of the averaged weights are taken (Izmailov et al., 2018,
+        arXiv 1803.05407, section 3.2); those seen in training belong to other weights.
+        """
+        stop = self.schedule.steps
+        for step, (pixels, _) in enumerate(self._loader(max(0, stop - STATISTICS_BATCHES))):
+            yield normalise(augment(pixels, self.schedule, self.seed * 1_000_003 + step))
+
+    def _loader(self, start: int) -> DataLoader[tuple[Tensor, Tensor]]:
+        sampler = StepSampler(
+            len(self.data), self.schedule.batch, self.seed, start, self.schedule.steps
+        )
+        loader = DataLoader(self.data, batch_sampler=sampler, collate_fn=_as_is)
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def _update(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.schedule.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.averaged.update_parameters(self.accelerator.unwrap_model(self.model))
+
+    def _factor(self, step: int) -> float:
+        """Learning rate at `step` over its peak."""
+        warmup = max(1, round(self.schedule.warmup * self.schedule.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        share = (step - warmup) / max(1, self.schedule.steps - warmup)
+        return (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+    def _save(self, step: int) -> None:
+        """Write a checkpoint beside the last one, then put it in its place."""
+        part = self.folder.with_suffix(".part")
+        self.accelerator.save_state(str(part), safe_serialization=True)
+        if self.accelerator.is_main_process:
+            (part / "step").write_text(str(step))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            part.rename(self.folder)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        if not (self.folder / "step").is_file():
+            return 0
+        self.accelerator.load_state(str(self.folder))
+        return int((self.folder / "step").read_text())
+
+
+def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels, none for biases and norms."""
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    return [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def augment(pixels: Tensor, schedule: Schedule, seed: int) -> Tensor:
+    """Random crops of zero-padded pictures, half of them mirrored: uint8, N x H x W x 3."""
+    generator = torch.Generator().manual_seed(seed)
+    count, height, width, _ = pixels.shape
+    pad = schedule.pad
+    padded = nnf.pad(pixels, (0, 0, pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
+    rows = (top[:, None] + torch.arange(height)).to(pixels.device)
+    columns = (left[:, None] + torch.arange(width)).to(pixels.device)
+    if schedule.flip:
+        mirrored = torch.rand(count, generator=generator).to(pixels.device) < 0.5
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    picture = torch.arange(count, device=pixels.device)[:, None, None]
+    return padded[picture, rows[:, :, None], columns[:, None, :]]
