@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sdk.compilers.program import Feed, Program, _is_library
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from sdk.compilers.program import Feed, Program, _is_library
 from sdk.errors import CaptureError, InputError
 from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
 
@@ -349,6 +350,8 @@ def _capture_error(error: BaseException) -> CaptureError:
 
 def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
     """Capture a rewritten graph module with the signature of `like`; it is its own reference."""
+    if isinstance(module, GraphModule):
+        _drop_unused(module)
     signature = like.signature
     names = [spec.name for spec in signature.inputs]
     dynamic = {
@@ -369,3 +372,13 @@ def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
         exported = torch.export.export(module, tensors, dynamic_shapes=shapes)
     output_names = [spec.name for spec in signature.outputs]
     return replace(like, exported=exported, reference=_eager_exported(module, names, output_names))
+
+
+def _drop_unused(graph: GraphModule) -> None:
+    """Remove tensors that no node reads: torch.export would carry them along (fp32 weights)."""
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    names = [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]
+    for name in names:
+        if name not in used:
+            path, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(path), leaf)

@@ -6,9 +6,9 @@ import copy
 from dataclasses import replace
 
 import torch
+
 from sdk.compilers.capture import reexport
 from sdk.compilers.program import Feed, Program
-
 from sdk.signature import Signature, TensorSpec
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sdk.compilers.capture import reexport
-from sdk.compilers.program import Feed, Program
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from sdk.compilers.capture import reexport
+from sdk.compilers.program import Feed, Program
 
 DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import onnx
 import torch
-from sdk.compilers.program import Program, SourceLine, source_of
 
+from sdk.compilers.program import Program, SourceLine, source_of
 from sdk.errors import EngineError, UnsupportedOperatorError
 
 OPSET = 20

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from sdk.compilers.onnx_ops import OPERATORS
 from sdk.compilers.onnx_ops.build import build, title
 from sdk.compilers.onnx_ops.values import dtype_of
-from torch import nn
-
 from sdk.errors import InputError, UnsupportedOperatorError
 from sdk.extras import require
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import onnx
 from onnx.reference import ReferenceEvaluator
-from sdk.compilers.program import Feed, Program
 
+from sdk.compilers.program import Feed, Program
 from sdk.errors import ParityError
 from sdk.extras import installed, require
 from sdk.parity import TOLERANCE, compare

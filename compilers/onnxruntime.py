@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.program import Build, Program
-
 from sdk.target import Target
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from sdk.compilers.program import Build, Program, source_of
 from torch import Tensor
 from torch.fx import Node
 
+from sdk.compilers.program import Build, Program, source_of
 from sdk.errors import UnsupportedOperatorError
 from sdk.target import Target
 

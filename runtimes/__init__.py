@@ -12,9 +12,8 @@ import importlib
 from pathlib import Path
 from typing import cast
 
-from sdk.runtimes.session import Session
-
 from sdk.errors import EngineUnavailableError
+from sdk.runtimes.session import Session
 from sdk.signature import Signature
 from sdk.target import ENGINES, Availability, Target
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names, fill
-
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names, fill
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 

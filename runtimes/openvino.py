@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
 
 from sdk.errors import CorruptArtifactError, EngineError
 from sdk.extras import installed, require
+from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sdk.compilers.onnx_ops.values import DTYPES, Rule, axis_of, number, numbers
 from torch import Tensor
+
+from sdk.compilers.onnx_ops.values import DTYPES, Rule, axis_of, number, numbers
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from sdk.compilers.onnx_ops.modules import Graph, Node, Slot, Step, named, unique
 from sdk.compilers.onnx_ops.table import HOST_INPUTS, HOST_OPERATORS, LIMITS, WEIGHTS, rule_for
 from sdk.compilers.onnx_ops.values import HOST_LIMIT, Host, Rule, dtype_of, from_numpy
-from torch import Tensor, nn
-
 from sdk.errors import UnsupportedOperatorError
 
 if TYPE_CHECKING:

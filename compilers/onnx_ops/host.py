@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from sdk.compilers.onnx_ops.values import (
     DTYPES,
     HOST_LIMIT,

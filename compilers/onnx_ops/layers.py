@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from sdk.compilers.onnx_ops.values import Rule, Size, product, sym_max
 from torch import Tensor
+
+from sdk.compilers.onnx_ops.values import Rule, Size, product, sym_max
 
 Pads = tuple[tuple[Size, Size], ...]  # (begin, end) of each spatial axis
 

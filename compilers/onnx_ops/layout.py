@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from sdk.compilers.onnx_ops.values import (
     DTYPES,
     Host,
@@ -24,8 +26,6 @@ from sdk.compilers.onnx_ops.values import (
     sym_max,
     symbolic,
 )
-from torch import Tensor
-
 from sdk.errors import UnsupportedOperatorError
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
+
 from sdk.compilers.onnx_ops.table import HOST_INPUTS, HOST_OPERATORS
 from sdk.compilers.onnx_ops.values import Host, Rule, as_tensor, tidy
-from torch import Tensor, nn
 
 # attributes of Graph, and the names that its forward cannot give to an input
 RESERVED = {"inputs", "self", "training", "steps", "input_names", "output_names"}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sdk.compilers.onnx_ops.values import Rule, Size, numbers, symbolic
 from torch import Tensor
 
+from sdk.compilers.onnx_ops.values import Rule, Size, numbers, symbolic
 from sdk.errors import UnsupportedOperatorError
 
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
