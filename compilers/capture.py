@@ -377,7 +377,8 @@ def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
 def _drop_unused(graph: GraphModule) -> None:
     """Remove tensors that no node reads: torch.export would carry them along (fp32 weights)."""
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
-    names = [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]
+    named = (graph.named_parameters, graph.named_buffers)
+    names = [name for tensors in named for name, _ in tensors(remove_duplicate=False)]
     for name in names:
         if name not in used:
             path, _, leaf = name.rpartition(".")
