@@ -1,0 +1,75 @@
+"""The rows of the parity tests: one for each engine, device and precision.
+
+A new engine adds its rows here, and its name to `NAMES`, which keeps a row from getting lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from sdk.runtimes import probe
+from sdk.target import Target
+
+REQUIRED = tuple(filter(None, os.environ.get("EDGE_REQUIRE", "").split(",")))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One row. `xfail` maps the name of a case that fails on it to the reason."""
+
+    target: Target
+    xfail: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return str(self.target)
+
+    def missing(self) -> str | None:
+        """Why the row cannot run on this machine, or None."""
+        target, found = self.target, probe(self.target.engine)
+        if not found.run:
+            return found.reason
+        if target.device not in found.devices:
+            return f"{target.engine} has no device {target.device} here"
+        if target.precision not in found.precisions:
+            return f"{target.engine} does not run {target.precision} on this machine"
+        return None
+
+    def require(self) -> None:
+        """Skip where the row cannot run; fail where EDGE_REQUIRE names it (`openvino,torch`)."""
+        reason = self.missing()
+        if reason is None:
+            return
+        if any(str(self).startswith(name) for name in REQUIRED):
+            pytest.fail(f"EDGE_REQUIRE={','.join(REQUIRED)}, but {self}: {reason}")
+        pytest.skip(f"{self}: {reason}")
+
+
+def row(target: str, **xfail: str) -> Engine:
+    """A row; keywords are cases that fail on it, with the reason."""
+    return Engine(Target.parse(target), xfail)
+
+
+ROWS = (
+    row("onnxruntime:cpu:fp32"),
+    row("onnxruntime:cpu:fp16"),
+    row("onnxruntime:cpu:int8"),
+    row("openvino:cpu:fp32"),
+    row("openvino:cpu:fp16"),
+    row("openvino:cpu:bf16"),
+    row("openvino:cpu:int8"),
+    row("torch:cpu:fp32"),
+    row("torch:cpu:fp16"),
+    row("torch:cpu:bf16"),
+    row("torch:cpu:int8"),
+    row("torch:gpu:fp32"),
+)
+
+NAMES = (
+    "onnxruntime:cpu:fp32", "onnxruntime:cpu:fp16", "onnxruntime:cpu:int8",
+    "openvino:cpu:fp32", "openvino:cpu:fp16", "openvino:cpu:bf16", "openvino:cpu:int8",
+    "torch:cpu:fp32", "torch:cpu:fp16", "torch:cpu:bf16", "torch:cpu:int8", "torch:gpu:fp32",
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Every case on every engine: compile, open, run on inputs not seen before, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cases import CASE_NAMES, CASES, Case
+from engines import NAMES, ROWS, Engine
+from programs import Lowering
+
+from sdk.parity import FIDELITY, TOLERANCE, compare
+from sdk.runtimes import open_session
+
+FRESH = (1, 2, 3, 7)
+
+
+def _rows() -> Iterator[object]:
+    """By case, so that the engines share its program."""
+    for case in CASES:
+        for row in ROWS:
+            reason = row.xfail.get(case.name)
+            marks = [pytest.mark.xfail(reason=reason)] if reason else []
+            yield pytest.param(case, row, id=f"{case}-{row}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def lowering(tmp_path_factory: pytest.TempPathFactory) -> Lowering:
+    return Lowering(tmp_path_factory.mktemp("lowered"))
+
+
+@pytest.mark.parametrize(("case", "row"), list(_rows()))
+def test_computes_what_the_model_computes(case: Case, row: Engine, lowering: Lowering) -> None:
+    from sdk.compilers.capture import example_feed
+
+    row.require()
+    program, build = lowering(case, row.target)
+    fp32, model = program.base or program, case.model()
+    session = open_session(build.file, program.signature, row.target, threads=1)
+    try:
+        for index in FRESH:
+            feed = example_feed(model, case.inputs(index)) or {}
+            program.signature.check(feed)
+            got = session.run(feed)
+            precision = row.target.precision
+            parity = compare(got, program.reference(feed), TOLERANCE[precision])
+            assert parity.ok, f"against {precision} in PyTorch: {parity}"
+            fidelity = compare(got, fp32.reference(feed), FIDELITY[precision])
+            assert fidelity.ok, f"against the model: {fidelity}"
+            assert list(got) == [spec.name for spec in program.signature.outputs]
+    finally:
+        session.close()
+
+
+def test_no_row_is_lost() -> None:
+    assert tuple(str(row) for row in ROWS) == NAMES
+    assert tuple(case.name for case in CASES) == CASE_NAMES
+    unknown = {name for row in ROWS for name in row.xfail} - set(CASE_NAMES)
+    assert not unknown, f"xfail names unknown cases: {unknown}"
