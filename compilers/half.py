@@ -1,4 +1,4 @@
-"""A program in half precision: weights and arithmetic in fp16 or bf16, inputs and outputs as before."""
+"""A program in half precision: fp16 or bf16 inside, inputs and outputs as before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from sdk.compilers.capture import reexport
@@ -19,8 +20,21 @@ DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 def to_half(program: Program, precision: str, feed: Feed) -> Program:
     """`program` computed at `precision`; the signature stays, values are cast at the border."""
     graph = copy.deepcopy(program.exported.module(check_guards=False))  # .to() works in place
+    _retype(graph, DTYPE[precision])
     module = Cast(graph, DTYPE[precision])
     return replace(reexport(module, program, feed), precision=precision, base=program)
+
+
+def _retype(graph: GraphModule, dtype: torch.dtype) -> None:
+    """Operators that name float32, such as the zero state of an LSTM, name `dtype`."""
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            node.args, node.kwargs = pytree.tree_map_only(
+                torch.dtype,
+                lambda old: dtype if old == torch.float32 else old,
+                (node.args, node.kwargs),
+            )
+    graph.recompile()
 
 
 class Cast(nn.Module):

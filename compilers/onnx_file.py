@@ -140,7 +140,7 @@ def _name_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto, old: str, n
 
 
 def _use_global_pool(graph: onnx.GraphProto) -> None:
-    """ReduceMean over height and width is GlobalAveragePool, for which engines have int8 kernels."""
+    """ReduceMean over height and width is GlobalAveragePool, which engines run in int8."""
     constants = {value.name: value for value in graph.initializer}
     values = (*graph.value_info, *graph.input)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}

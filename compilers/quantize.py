@@ -9,7 +9,6 @@ across operators that only move or pool values.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
@@ -20,21 +19,21 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of CUDA libraries when imported
-
 from sdk.compilers.capture import reexport
 from sdk.compilers.program import Feed, Program, source_of
-from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import (
-    QuantizationAnnotation,
-    QuantizationSpec,
-    Quantizer,
-    SharedQuantizationSpec,
-)
-
 from sdk.errors import InputError, QuantizationError
+from sdk.extras import quiet
 from sdk.signature import Array, Signature
+
+with quiet("torchao", "torch.utils._pytree"):  # of CUDA libraries, and of torchao's own enums
+    from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import (
+        QuantizationAnnotation,
+        QuantizationSpec,
+        Quantizer,
+        SharedQuantizationSpec,
+    )
 
 aten = torch.ops.aten
 EPS = 2**-24  # smallest scale: a channel of zeros stays finite
@@ -116,7 +115,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type inf
         for node in model.graph.nodes:
             if node.target in MOVES and _is_quantized(node.args[0]):
                 _annotate_move(node)
-        self._check_kept(model)
+        self._check_kept()
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -141,7 +140,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type inf
         if last is not node:
             _mark(last, QuantizationAnnotation(output_qspec=output))
 
-    def _check_kept(self, model: GraphModule) -> None:
+    def _check_kept(self) -> None:
         unknown = sorted(self.keep_float - set(self.layers))
         if unknown:
             raise InputError(
@@ -178,7 +177,8 @@ def _is_quantized(node: Any) -> bool:
 def _is_float(argument: Any) -> bool:
     if not isinstance(argument, Node) or not isinstance(argument.meta.get("val"), Tensor):
         return False
-    return argument.meta["val"].dtype == torch.float32
+    dtype: torch.dtype = argument.meta["val"].dtype
+    return dtype == torch.float32
 
 
 def _is_weight(argument: Any) -> bool:
@@ -265,9 +265,11 @@ class SwitchableQdq(Interpreter):
         if self.active is None or n.op != "call_function":
             return super().run_node(n)
         if str(n.target).startswith(QUANTIZE) and n.name not in self.active:
-            return self.env[n.args[0]]
-        if str(n.target).startswith(DEQUANTIZE) and self.env[n.args[0]].is_floating_point():
-            return self.env[n.args[0]]
+            return self.env[n.all_input_nodes[0]]
+        if str(n.target).startswith(DEQUANTIZE):
+            value = self.env[n.all_input_nodes[0]]
+            if value.is_floating_point():
+                return value
         return super().run_node(n)
 
 

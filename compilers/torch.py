@@ -27,21 +27,19 @@ def compile_program(program: Program, _target: Target, folder: Path) -> Build:
     """Write `program.json` and `weights.safetensors`."""
     exported = program.exported
     nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
+    weights = dict(_weight_names(program))
+    (output,) = exported.graph.find_nodes(op="output")
     graph = {
         "inputs": list(exported.graph_signature.user_inputs),
-        "weights": dict(_weight_names(program)),
+        "weights": weights,
         "nodes": [_node(node) for node in nodes],
-        "outputs": [_argument(value) for node in _output(program) for value in node.args[0]],
+        "outputs": _argument(output.args[0]),
     }
-    tensors = {name: _tensor(program, name) for name in graph["weights"].values()}
+    tensors = {name: _tensor(program, name) for name in weights.values()}
     (folder / "weights.safetensors").write_bytes(save(tensors))
     file = folder / "program.json"
     file.write_text(json.dumps(graph, separators=(",", ":")))
     return Build(file, {node.name: source_of(node) for node in nodes})
-
-
-def _output(program: Program) -> Iterator[Node]:
-    return (node for node in program.exported.graph.nodes if node.op == "output")
 
 
 def _weight_names(program: Program) -> Iterator[tuple[str, str]]:
@@ -71,10 +69,10 @@ def _node(node: Node) -> dict[str, Any]:
 def _operator_name(node: Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target)
-    for module, name in ((operator, "operator"), (math, "math"), (torch, "torch")):
-        found = getattr(module, getattr(node.target, "__name__", ""), None)
-        if found is node.target:
-            return f"{name}.{node.target.__name__}"  # type: ignore[union-attr]
+    name = getattr(node.target, "__name__", "")
+    for module, space in ((operator, "operator"), (math, "math"), (torch, "torch")):
+        if getattr(module, name, None) is node.target:
+            return f"{space}.{name}"
     source = source_of(node)
     raise UnsupportedOperatorError(
         f"The operator {node.target} cannot be stored for the engine 'torch'.",

@@ -62,8 +62,8 @@ class OnnxRuntimeSession:
         """Run once; ONNX Runtime returns fresh arrays."""
         try:
             results = self._run(self._output_names, feed)
-        except (*_failures(), AttributeError, TypeError) as error:
-            raise self._failed(error) from error
+        except _failures(AttributeError, TypeError) as error:
+            raise EngineError(f"ONNX Runtime failed while running: {error}") from error
         return fill(dict(zip(self._output_names, results, strict=True)), outputs)
 
     def placement(self) -> list[Placement]:
@@ -118,9 +118,6 @@ class OnnxRuntimeSession:
             [(value.name,) for value in self._session.get_outputs()],
         )
 
-    def _failed(self, error: Exception) -> EngineError:
-        return EngineError(f"ONNX Runtime failed while running: {error}")
-
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
@@ -142,12 +139,12 @@ def _ort() -> Any:
     return require("onnxruntime", purpose="The engine 'onnxruntime'")
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's own exceptions; they share no base but Exception."""
+def _failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """ONNX Runtime's own exceptions, which share no base but Exception, and `more`."""
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", purpose="ONNX Runtime")
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile",
              "NotImplemented", "RuntimeException", "EPFail", "NoModel", "EngineError")  # fmt: skip
-    return (*(getattr(state, name) for name in names), ValueError, RuntimeError)
+    return (*(getattr(state, name) for name in names), ValueError, RuntimeError, *more)
 
 
 def _closed(*_: object) -> None:

@@ -66,7 +66,7 @@ class TorchSession:
         self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
         """Run once; outputs are fresh NumPy arrays."""
-        return fill(self._run(feed, lambda step, call: call()), outputs)
+        return fill(self._run(feed, lambda _step, call: call()), outputs)
 
     def placement(self) -> list[Placement]:
         """Every operator runs on the session's device."""

@@ -1,7 +1,7 @@
 """Take a trained PyTorch model to a device and prove that it arrived.
 
-The names below are the whole public API. They are loaded when first used, so that `import sdk` costs
-NumPy's time at most and never torch's or an engine's.
+The names below are the whole public API. They are loaded when first used, so that `import sdk`
+costs NumPy's time at most and never torch's or an engine's.
 """
 
 from __future__ import annotations
@@ -9,29 +9,52 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sdk.api import compile, engines, load, profile, recipe, verify
-    from sdk.artifact import Artifact
-    from sdk.errors import (
-        ArtifactError,
-        CaptureError,
-        CorruptArtifactError,
-        EdgeError,
-        EngineError,
-        EngineUnavailableError,
-        GenerationError,
-        InputError,
-        KernelMissingError,
-        ManifestVersionError,
-        ParityError,
-        QuantizationError,
-        SignatureMismatchError,
-        UnsupportedOperatorError,
+if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
+    from sdk.api import (
+        compile as compile,
+        engines as engines,
+        load as load,
+        profile as profile,
+        recipe as recipe,
+        verify as verify,
     )
-    from sdk.model import FallbackWarning, Model
-    from sdk.processor import Classification, ImageProcessor, Processor
-    from sdk.signature import Dim, Signature, TensorSpec
-    from sdk.target import Availability, Target
+    from sdk.artifact import (
+        Artifact as Artifact,
+    )
+    from sdk.errors import (
+        ArtifactError as ArtifactError,
+        CaptureError as CaptureError,
+        CorruptArtifactError as CorruptArtifactError,
+        EdgeError as EdgeError,
+        EngineError as EngineError,
+        EngineUnavailableError as EngineUnavailableError,
+        GenerationError as GenerationError,
+        InputError as InputError,
+        KernelMissingError as KernelMissingError,
+        ManifestVersionError as ManifestVersionError,
+        ParityError as ParityError,
+        QuantizationError as QuantizationError,
+        SignatureMismatchError as SignatureMismatchError,
+        UnsupportedOperatorError as UnsupportedOperatorError,
+    )
+    from sdk.model import (
+        FallbackWarning as FallbackWarning,
+        Model as Model,
+    )
+    from sdk.processor import (
+        Classification as Classification,
+        ImageProcessor as ImageProcessor,
+        Processor as Processor,
+    )
+    from sdk.signature import (
+        Dim as Dim,
+        Signature as Signature,
+        TensorSpec as TensorSpec,
+    )
+    from sdk.target import (
+        Availability as Availability,
+        Target as Target,
+    )
 
 _HOME = {
     "sdk.api": ("compile", "engines", "load", "profile", "recipe", "verify"),
@@ -59,9 +82,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # the table above is the list
-    *sorted(_MODULE_OF)
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

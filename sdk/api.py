@@ -47,8 +47,9 @@ def compile(
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
     calibration: batches of real inputs; needed for int8.
     check: further batches to check on; by default the first calibration batches.
-    metric: `metric(predict) -> float`, higher is better, called with a function from arrays to arrays
-        for the fp32 build and for the requested one; `max_drop` is what it may lose, in its own unit.
+    metric: `metric(predict) -> float`, higher is better, called with a function from arrays to
+        arrays for the fp32 build and for the requested one; `max_drop` is what it may lose, in its
+        own unit.
         Where int8 loses more, the most sensitive layers go back to float until it does not.
     keep_float: names of layers that int8 must leave in float.
     processor: what `predict` does to raw input and to the outputs.
@@ -57,8 +58,8 @@ def compile(
     progress: called with (what, done, total); default: a line on the terminal.
 
     Raises CaptureError, UnsupportedOperatorError, QuantizationError, ParityError (naming the first
-    diverging operator), EngineUnavailableError, InputError, ArtifactError. After an error nothing is
-    left at `output` or beside it.
+    diverging operator), EngineUnavailableError, InputError, ArtifactError. After an error nothing
+    is left at `output` or beside it.
     """
     from sdk.pipeline import Settings, compile_model
     from sdk.progress import terminal
@@ -103,7 +104,7 @@ def verify(path: str | Path, *, device: str = "auto", threads: int | None = None
 
 
 def recipe(name: str, *, preset: str = "tiny", **settings: Any) -> Recipe:
-    """A recipe by name with a preset's settings, some of them replaced. `.run("x.edge")` runs it."""
+    """A recipe by name with a preset's settings, some replaced. `.run("x.edge")` runs it."""
     from sdk import recipes
 
     return recipes.get(name, preset=preset, **settings)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import logging
+from collections.abc import Iterator
 from types import ModuleType
 
 from sdk.errors import EngineUnavailableError
@@ -13,7 +16,6 @@ EXTRA = {
     "accelerate": "recipes",
     "jinja2": "report",
     "matplotlib": "report",
-    "nncf": "compile",
     "onnx": "compile",
     "onnxruntime": "onnxruntime",
     "onnxscript": "compile",
@@ -24,6 +26,7 @@ EXTRA = {
     "safetensors": "torch",
     "sklearn": "recipes",
     "torch": "torch",
+    "torchao": "compile",
     "tqdm": "recipes",
     "typer": "cli",
 }
@@ -41,8 +44,21 @@ def require(module: str, *, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != root:
-            raise  # the package is there and one of its own needs is not: say that, not "install it"
+            raise  # the package is there and one of its own needs is not: say which
         raise EngineUnavailableError(
             f"{purpose} needs the package {root!r}, which is not installed.",
             fix=f"pip install 'edge-sdk[{EXTRA[root]}]'",
         ) from error
+
+
+@contextlib.contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Keep warnings of these loggers back: for imports that log what the caller cannot act on."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -43,8 +43,8 @@ def load(
 ) -> Model:
     """Open and verify the artifact at `path` and load it on `device`.
 
-    `device` is `auto` (the artifact's own), `cpu`, `gpu` or `npu`. Where the engine does not have it
-    here, `fallback` decides: `forbid` raises EngineUnavailableError, `warn` takes the CPU with a
+    `device` is `auto` (the artifact's own), `cpu`, `gpu` or `npu`. Where the engine does not have
+    it here, `fallback` decides: `forbid` raises EngineUnavailableError, `warn` takes the CPU with a
     FallbackWarning, `allow` takes the CPU. `threads` are the engine's; default: all cores allowed.
     """
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
@@ -85,9 +85,9 @@ class Model:
     def predict(self, value: Any, *, outputs: Mapping[str, Array] | None = None) -> Any:
         """Run the model once, or on a list of inputs.
 
-        - a tensor (a NumPy array of the signature's dtype and rank) or a mapping of them goes to the
-          model as it is; the result is an array, or a dict of arrays where the model has several
-          outputs or `value` was a mapping;
+        - a tensor (a NumPy array of the signature's dtype and rank) or a mapping of them goes to
+          the model as it is; the result is an array, or a dict of arrays where the model has
+          several outputs or `value` was a mapping;
         - anything else is raw input for the artifact's processor (an image file, bytes, a picture);
           the result is what the processor declares, such as labels;
         - a list gives a list of results.

@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdk.signature import Array
+
+Values = NDArray[np.float64]
 
 __all__ = ["TOLERANCE", "OutputParity", "ParityReport", "Tolerance", "compare"]
 
@@ -114,15 +117,15 @@ def _compare_one(name: str, got: Array | None, want: Array, tolerance: Tolerance
     return _figures(name, a[finite], b[finite], tolerance)
 
 
-def _figures(name: str, a: Array, b: Array, tolerance: Tolerance) -> OutputParity:
-    """Figures of two finite float64 vectors of equal length."""
-    error = a - b  # type: ignore[operator]
+def _figures(name: str, a: Values, b: Values, tolerance: Tolerance) -> OutputParity:
+    """Figures of two finite vectors of equal length."""
+    error = a - b
     max_abs = float(np.abs(error).max(initial=0.0))
-    spread = float(np.sqrt(np.mean((b - b.mean()) ** 2))) if b.size > 1 else 0.0  # type: ignore[operator]
+    spread = float(np.sqrt(np.mean((b - b.mean()) ** 2))) if b.size > 1 else 0.0
     peak = float(np.abs(b).max(initial=0.0))
     rms = _ratio(float(np.sqrt(np.mean(error**2))) if b.size else 0.0, spread or peak)
     worst = _ratio(max_abs, peak)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))  # type: ignore[arg-type]
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return OutputParity(
         name=name,
         max_abs=max_abs,
@@ -131,7 +134,7 @@ def _figures(name: str, a: Array, b: Array, tolerance: Tolerance) -> OutputParit
         sqnr_db=-20 * math.log10(rms)
         if 0 < rms < math.inf
         else (math.inf if rms == 0 else -math.inf),
-        cosine=float(np.vdot(a, b)) / norms if norms else float(max_abs == 0),  # type: ignore[arg-type]
+        cosine=float(np.vdot(a, b)) / norms if norms else float(max_abs == 0),
         ok=rms <= tolerance.rms and worst <= tolerance.worst,
     )
 

@@ -277,7 +277,8 @@ class Compiler:
     def _within_budget(fidelity: Fidelity) -> bool:
         if fidelity.metric is None:
             return all(output.ok for output in fidelity.outputs)
-        assert fidelity.reference is not None and fidelity.measured is not None
+        assert fidelity.reference is not None
+        assert fidelity.measured is not None
         return fidelity.reference - fidelity.measured <= (fidelity.max_drop or 0.0)
 
     def _gate_fidelity(self, built: Built) -> None:
@@ -297,7 +298,8 @@ class Compiler:
         """The build to keep and, for the other one, why not."""
         if wanted is None:
             return baseline, "asked for"
-        assert baseline.latency is not None and wanted.latency is not None
+        assert baseline.latency is not None
+        assert wanted.latency is not None
         fast, slow = wanted.latency.p50, baseline.latency.p50
         figures = f"{fast:.0f} us against {slow:.0f} us (median, one interleaved run)"
         if fast <= slow:
@@ -378,7 +380,8 @@ def _smallest(feed: Feed, program: Program) -> Feed:
 
 
 def _candidate(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
-    assert built.latency is not None and baseline.latency is not None
+    assert built.latency is not None
+    assert baseline.latency is not None
     return Candidate(
         target=str(built.target),
         kept=kept,

@@ -191,7 +191,7 @@ class Processor:
             if math.isfinite(array.sum()) or np.isfinite(array).all():
                 return
         raise InputError(
-            f"The input {self.input!r} has NaN or infinity, which the artifact's processor forbids.",
+            f"The input {self.input!r} has NaN or infinity, which its processor forbids.",
             expected="finite numbers",
             got=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
             fix="look at where the input comes from, or compile with Processor(finite=False)",

@@ -298,7 +298,8 @@ def local_response_norm(
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """x / its p-norm along one axis."""
-    return x / torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return x / norm
 
 
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:

@@ -207,7 +207,7 @@ def trilu(x: Tensor, k: Any = 0, *, upper: int = 1) -> Tensor:
 
 
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
-    """N x C x H x W -> N x C/b^2 x Hb x Wb; the block index is outermost in C (DCR) or innermost."""
+    """N x C x H x W -> N x C/b^2 x Hb x Wb; the block index comes first in C (DCR) or last."""
     if mode == "CRD":
         return F.pixel_shuffle(x, blocksize)
     n, c, h, w = x.shape
