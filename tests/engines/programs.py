@@ -15,7 +15,7 @@ from sdk.target import Target
 if TYPE_CHECKING:
     from sdk.compilers.program import Build, Program, SourceLine
 
-CALIBRATION = range(100, 104)
+CALIBRATION = range(100, 164)
 
 
 @lru_cache(maxsize=8)
