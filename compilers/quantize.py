@@ -25,7 +25,7 @@ from sdk.errors import InputError, QuantizationError
 from sdk.extras import quiet
 from sdk.signature import Array, Signature
 
-with quiet("torchao", "torch.utils._pytree"):  # of CUDA libraries, and of torchao's own enums
+with quiet("torchao"):
     from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import (

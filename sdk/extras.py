@@ -31,6 +31,9 @@ EXTRA = {
     "typer": "cli",
 }
 
+# package -> loggers that warn, when it is imported, of what the caller cannot act on
+NOISY = {"torchao": ("torchao", "torch.utils._pytree")}  # CUDA libraries; its own enums
+
 
 def installed(module: str) -> bool:
     """Whether `module` can be found, without importing it."""
@@ -41,7 +44,8 @@ def require(module: str, *, purpose: str) -> ModuleType:
     """Import `module`, or raise EngineUnavailableError with the command that installs it."""
     root = module.partition(".")[0]
     try:
-        return importlib.import_module(module)
+        with quiet(root):
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != root:
             raise  # the package is there and one of its own needs is not: say which
@@ -52,9 +56,10 @@ def require(module: str, *, purpose: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
-    """Keep warnings of these loggers back: for imports that log what the caller cannot act on."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+def quiet(package: str) -> Iterator[None]:
+    """Import `package` in here: its `NOISY` loggers are held at errors."""
+    loggers = map(logging.getLogger, NOISY.get(package, ()))
+    levels = {logger: logger.level for logger in loggers}
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
