@@ -1,0 +1,1 @@
+"""What people run. An app imports only the public `sdk`."""

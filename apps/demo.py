@@ -1,0 +1,55 @@
+"""The whole way once: teacher, student, artifacts for every engine here, profile of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sdk
+
+if TYPE_CHECKING:
+    from sdk.recipes.base import Student
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made: the student with its artifacts, and the path of the HTML profile."""
+
+    student: Student
+    profile: Path
+
+    @property
+    def accuracy(self) -> str:
+        """One line: top-1 of the teacher and of each student on the test images."""
+        report = self.student.report
+        students = {arm: found["mean"] for arm, found in report["students"].items()}
+        found = {"teacher": report["teacher"]["after"]["accuracy"], **students}
+        figures = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in found.items())
+        return f"top-1 on {report['images']['test']} test images: {figures}"
+
+
+def run(
+    folder: Path,
+    *,
+    resume: bool = True,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> Demo:
+    """Run the `tiny` recipe into `folder` and profile its fastest artifact.
+
+    `say` gets a line for each step, `progress` what happens within one. Running it again replaces
+    the artifacts; with `resume` the trained weights are taken up.
+    """
+    usable = [name for name, found in sdk.engines().items() if found.compile and found.run]
+    say(f"1/3 engines that compile and run here: {', '.join(usable)}")
+    say("2/3 distil a student on scanned digits, compile it for each engine at int8, check, time")
+    recipe = sdk.recipe("mobilenet_kd", preset="tiny")
+    student = recipe.run(folder / "student.edge", resume=resume, overwrite=True, progress=progress)
+    say(f"3/3 profile {student.artifact.manifest.target}, the fastest")
+    profile = folder / "profile.html"
+    sdk.profile(student.artifact.path).save(profile)
+    return Demo(student, profile)
