@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import copy
 import json
-import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names, fill
+from sdk.runtimes.session import (
+    EngineProfile,
+    OperatorTime,
+    Placement,
+    Run,
+    Session,
+    Stopwatch,
+    call_times,
+    check_names,
+    fill,
+    watch,
+)
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 DEVICE_OF = {provider: device for device, provider in PROVIDERS.items()}
 PRECISIONS = ("fp32", "fp16", "int8")  # its CPU provider has no bf16 convolutions
+
+NOTES = (
+    "ONNX Runtime's profiler cuts each operator's time down to whole microseconds; what is lost, "
+    "about half a microsecond per operator, counts as engine overhead.",
+)
+CLOCK_ERROR = 20.0  # us by which the wall clock may drift from the monotonic one while profiling
 
 
 def probe() -> Availability:
@@ -68,7 +86,6 @@ class OnnxRuntimeSession:
 
     def placement(self) -> list[Placement]:
         """Read from one profiled run on zeros: ONNX Runtime does not tell otherwise."""
-        profile = self.profile(self.signature.zeros(), runs=1)
         wanted = self._target.device
         return [
             Placement(
@@ -79,20 +96,32 @@ class OnnxRuntimeSession:
                 reason="asked for" if row.device == wanted else f"{wanted} has no kernel for it",
                 nodes=row.nodes,
             )
-            for row in profile.operators
+            for row in self.profile(self.signature.zeros(), runs=1).operators
         ]
 
-    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
-        """Per-operator times from ONNX Runtime's profiler, after as many runs to warm up."""
+    def profile(
+        self,
+        feed: Mapping[str, Array],
+        *,
+        runs: int,
+        through: Callable[[Session], Run] | None = None,
+    ) -> EngineProfile:
+        """Times from ONNX Runtime's profiler, in a second session that has it switched on."""
         with tempfile.TemporaryDirectory() as folder:
-            session = self._create(profile_prefix=str(Path(folder) / "run"))
-            walls = []
-            for _ in range(2 * runs):
-                start = time.perf_counter_ns()
-                session.run(self._output_names, feed)
-                walls.append((time.perf_counter_ns() - start) / 1e3)
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return _summarise(events, walls[runs:])
+            twin = copy.copy(self)
+            twin._session = self._create(profile_prefix=str(Path(folder) / "run"))
+            twin._run = binding = Stopwatch(twin._session.run)
+            lag = _clock_lag()
+            calls = watch(through(twin) if through else twin.run, feed, runs)
+            origin = twin._session.get_profiling_start_time_ns() - lag
+            events = json.loads(Path(twin._session.end_profiling()).read_text())
+        whole = [event for event in events if event["name"] == "model_run"][-runs:]
+        engine = [(origin / 1e3 + event["ts"], float(event["dur"])) for event in whole]
+        if not _inside(engine, binding.spans[-runs:]):
+            engine = [(None, duration) for _, duration in engine]
+        return EngineProfile(
+            call_times(calls, binding.spans, engine), _operators(events, whole), NOTES
+        )
 
     def close(self) -> None:
         """Release the session."""
@@ -151,31 +180,54 @@ def _closed(*_: object) -> None:
     raise EngineError("The session is closed.", fix="load the artifact again")
 
 
-def _summarise(events: list[dict[str, Any]], walls: list[float]) -> EngineProfile:
-    """Kernel events per node, and the whole-run events, of the second half of the runs."""
-    runs = len(walls)
-    kernels: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kernels[event["name"].removesuffix("_kernel_time")].append(event)
-    whole = [event for event in events if event["name"] == "model_run"][-runs:]
-    origin = whole[-1]["ts"]
-    return EngineProfile(
-        operators=tuple(_operator(name, rows[-runs:], origin) for name, rows in kernels.items()),
-        wall=statistics.median(walls),
-        engine=statistics.median(event["dur"] for event in whole),
-        runs=runs,
+def _clock_lag() -> int:
+    """Wall clock, which ONNX Runtime's profiler reads, less `perf_counter`, in nanoseconds."""
+    readings = []
+    for _ in range(5):
+        before, wall, after = time.perf_counter_ns(), time.time_ns(), time.perf_counter_ns()
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]
+
+
+def _inside(
+    engine: Sequence[tuple[float | None, float]], bindings: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether each of the engine's runs lies in the Python call around it."""
+    return all(
+        began is not None
+        and entered / 1e3 - CLOCK_ERROR <= began
+        and began + duration <= left / 1e3 + CLOCK_ERROR
+        for (began, duration), (entered, left) in zip(engine, bindings, strict=True)
     )
 
 
-def _operator(name: str, rows: list[dict[str, Any]], origin: int) -> OperatorTime:
-    arguments = rows[-1]["args"]
-    provider = arguments.get("provider", "CPUExecutionProvider")
+def _operators(
+    events: list[dict[str, Any]], whole: list[dict[str, Any]]
+) -> tuple[OperatorTime, ...]:
+    """Kernel events, by name and by the run that they lie in; loops run an operator many times."""
+    begins = [run["ts"] for run in whole]
+    cells: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for event in events:
+        index = bisect.bisect_right(begins, event["ts"]) - 1
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and index >= 0:
+            cells[event["name"].removesuffix("_kernel_time")][index].append(event)
+    return tuple(_operator(name, cells[name], begins) for name in cells)
+
+
+def _operator(
+    name: str, runs: Mapping[int, list[dict[str, Any]]], begins: list[int]
+) -> OperatorTime:
+    last = runs[max(runs)][-1]["args"]
+    provider = last.get("provider", "CPUExecutionProvider")
+    found = [runs.get(index, []) for index in range(len(begins))]
     return OperatorTime(
         operator=name,
-        kind=arguments["op_name"],
+        kind=last["op_name"],
         device=DEVICE_OF.get(provider, provider),
-        microseconds=statistics.median(row["dur"] for row in rows),
-        start=float(rows[-1]["ts"] - origin),
+        durations=tuple(float(sum(row["dur"] for row in rows)) for rows in found),
+        starts=tuple(
+            float(rows[0]["ts"] - begin) if rows else 0.0
+            for rows, begin in zip(found, begins, strict=True)
+        ),
         nodes=(name,),
     )

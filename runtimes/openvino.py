@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import queue
-import statistics
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,29 @@ import numpy as np
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, check_names
+from sdk.runtimes.session import (
+    EngineProfile,
+    OperatorTime,
+    Placement,
+    Run,
+    Session,
+    Stopwatch,
+    call_times,
+    check_names,
+    watch,
+)
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 # The hint is always set: its CPU default is bf16 on machines that have it, whatever the model says.
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+
+NOTES = (
+    "OpenVINO's counters are means over calls in whole microseconds and have no starts: the trace "
+    "lines the operators up in their order; what is cut off counts as engine overhead.",
+)
+NO_WORK = ("undef", "")  # kernels of operators that were fused into another one
 
 
 def probe() -> Availability:
@@ -64,7 +79,7 @@ class OpenVinoSession:
         """Run once; results are copied out of the request's own memory."""
         request = self._request()
         try:
-            request.infer(feed, share_inputs=True, share_outputs=True)
+            self._infer(request, feed)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed while running: {error}") from error
         results = {
@@ -89,24 +104,33 @@ class OpenVinoSession:
             for row in self._graph(self._compiled).values()
         ]
 
-    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
-        """Per-operator times from OpenVINO's performance counters, after as many warm-up runs."""
-        compiled = self._compile(PERF_COUNT=True)
-        graph = self._graph(compiled)
-        request = compiled.create_infer_request()
-        walls, engine, times = [], [], []
-        for run in range(2 * runs):
-            start = time.perf_counter_ns()
-            request.infer(feed, share_inputs=True)
-            walls.append((time.perf_counter_ns() - start) / 1e3)
-            engine.append(request.latency * 1e3)
-            if run >= runs:
-                times.append(request.get_profiling_info())
+    def profile(
+        self,
+        feed: Mapping[str, Array],
+        *,
+        runs: int,
+        through: Callable[[Session], Run] | None = None,
+    ) -> EngineProfile:
+        """Times from OpenVINO's performance counters, in a second compiled model that has them."""
+        twin = copy.copy(self)
+        twin._compiled = self._compile(PERF_COUNT=True)
+        request = twin._compiled.create_infer_request()
+        twin._requests = queue.SimpleQueue()
+        twin._requests.put(request)
+        twin._infer = binding = Stopwatch(self._infer)
+        engine: list[tuple[float | None, float]] = []
+        infos: list[Any] = []
+
+        def collect() -> None:
+            engine.append((None, request.latency * 1e3))
+            infos.append(request.get_profiling_info())
+
+        calls = watch(through(twin) if through else twin.run, feed, runs, collect)
+        graph, device = self._graph(twin._compiled), self._target.device
         return EngineProfile(
-            operators=_operators(times, graph, self._target.device),
-            wall=statistics.median(walls[runs:]),
-            engine=statistics.median(engine[runs:]),
-            runs=runs,
+            call_times(calls, binding.spans, engine),
+            _operators(infos, runs, graph, device),
+            NOTES,
         )
 
     def close(self) -> None:
@@ -121,6 +145,10 @@ class OpenVinoSession:
             if self._compiled is None:
                 raise EngineError("The session is closed.", fix="load the artifact again") from None
             return self._compiled.create_infer_request()
+
+    @staticmethod
+    def _infer(request: Any, feed: Mapping[str, Array]) -> None:
+        request.infer(feed, share_inputs=True, share_outputs=True)
 
     @staticmethod
     def _take(data: Array, name: str, outputs: Mapping[str, Array] | None) -> Array:
@@ -189,16 +217,26 @@ def _ov() -> Any:
 
 
 def _operators(
-    times: list[Any], graph: Mapping[str, Mapping[str, Any]], device: str
+    infos: list[Any], runs: int, graph: Mapping[str, Mapping[str, Any]], device: str
 ) -> tuple[OperatorTime, ...]:
-    """Median time of each operator that ran, in order; starts follow from the order."""
-    rows, start = [], 0.0
-    for index, info in enumerate(times[-1]):
-        samples = [run[index].real_time.total_seconds() * 1e6 for run in times]
-        if info.status != info.Status.EXECUTED or info.node_name not in graph:
+    """The operators that ran in the last `runs` calls, in order, which is all there is for starts.
+
+    A counter is the mean over all calls of the compiled model so far, so two readings of it give
+    the mean over the calls between them.
+    """
+    rows: list[OperatorTime] = []
+    start = 0.0
+    for index, info in enumerate(infos[-1]):
+        if info.node_name not in graph or info.exec_type in NO_WORK:
             continue
-        duration = statistics.median(samples)
+        sums = [len(past) * _microseconds(past[-1][index]) for past in (infos, infos[:-runs])]
+        mean = max(0.0, (sums[0] - sums[1]) / runs)
         nodes = graph[info.node_name]["nodes"]
-        rows.append(OperatorTime(info.node_name, info.node_type, device, duration, start, nodes))
-        start += duration
+        durations, starts = (mean,) * runs, (start,) * runs
+        rows.append(OperatorTime(info.node_name, info.node_type, device, durations, starts, nodes))
+        start += mean
     return tuple(rows)
+
+
+def _microseconds(info: Any) -> float:
+    return float(info.real_time.total_seconds() * 1e6)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sdk.errors import SignatureMismatchError
 from sdk.signature import Array, Signature
@@ -27,28 +28,47 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class OperatorTime:
-    """Time of one operator, in microseconds, averaged over the profiled runs."""
+    """One operator in each profiled call, in microseconds; 0 where a call did not run it.
+
+    Where an engine only tells the mean over the calls, every call has that mean.
+    """
 
     operator: str
     kind: str
     device: str
-    microseconds: float
-    start: float
-    """Start within the run, in microseconds, of the last profiled run."""
+    durations: tuple[float, ...]
+    starts: tuple[float, ...]
+    """Since the engine's run began."""
     nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class EngineProfile:
-    """One profiled session: per-operator times and the engine's own time around them."""
+class CallTime:
+    """One profiled call, seen by three observers, in microseconds."""
 
-    operators: tuple[OperatorTime, ...]
     wall: float
-    """Median wall time of the profiled calls, seen from Python, in microseconds."""
+    """The whole call, by the caller's clock."""
+    binding: float
+    """The engine's own Python function within it, by our clock around that function."""
+    binding_start: float
+    """Since the call began."""
     engine: float
-    """Time inside the engine by the engine's own clock, operators included, in microseconds."""
-    runs: int
-    notes: tuple[str, ...] = field(default=())
+    """The engine's run within that, by the engine's clock."""
+    engine_start: float | None = None
+    """Since the call began; None where the engine's clock has no origin that we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProfile:
+    """Profiled calls, and the operators within each of them."""
+
+    calls: tuple[CallTime, ...]
+    operators: tuple[OperatorTime, ...]
+    notes: tuple[str, ...] = ()
+    """What the engine's profiler cannot see."""
+
+
+Run = Callable[[Mapping[str, Array]], object]
 
 
 class Session(Protocol):
@@ -66,13 +86,78 @@ class Session(Protocol):
         """Which operator runs where, with which kernel and why."""
         ...
 
-    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
-        """Run with the engine's own profiler switched on."""
+    def profile(
+        self,
+        feed: Mapping[str, Array],
+        *,
+        runs: int,
+        through: Callable[[Session], Run] | None = None,
+    ) -> EngineProfile:
+        """Call `runs` times with the engine's own profiler switched on.
+
+        `through` makes the call to be timed from a session that profiles; default: its `run`.
+        """
         ...
 
     def close(self) -> None:
         """Release the engine's memory. A closed session raises EngineError when run."""
         ...
+
+
+class Stopwatch:
+    """A function that notes when it was entered and left, in nanoseconds of `perf_counter_ns`."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self.spans: list[tuple[int, int]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter_ns()
+        result = self._call(*args, **kwargs)
+        self.spans.append((start, time.perf_counter_ns()))
+        return result
+
+
+WARMUP = 10
+
+
+def watch(
+    call: Run, feed: Mapping[str, Array], runs: int, after: Callable[[], object] = lambda: None
+) -> list[tuple[int, int]]:
+    """Call at most `WARMUP` times to warm up, then `runs` times, with `after()` behind each call.
+
+    Returns the spans of the last `runs` calls, without `after`.
+    """
+    watched = Stopwatch(call)
+    for _ in range(warmup_calls(runs) + runs):
+        watched(feed)
+        after()
+    return watched.spans[-runs:]
+
+
+def warmup_calls(runs: int) -> int:
+    """How many calls `watch` makes before the `runs` that it reports."""
+    return min(runs, WARMUP)
+
+
+def call_times(
+    calls: Sequence[tuple[int, int]],
+    bindings: Sequence[tuple[int, int]],
+    engine: Sequence[tuple[float | None, float]],
+) -> tuple[CallTime, ...]:
+    """One record per call, from spans in nanoseconds and the engine's (start in us, us)."""
+    return tuple(
+        CallTime(
+            wall=(end - start) / 1e3,
+            binding=(left - entered) / 1e3,
+            binding_start=(entered - start) / 1e3,
+            engine=duration,
+            engine_start=None if began is None else began - start / 1e3,
+        )
+        for (start, end), (entered, left), (began, duration) in zip(
+            calls, bindings[-len(calls) :], engine[-len(calls) :], strict=True
+        )
+    )
 
 
 def fill(results: dict[str, Array], outputs: Mapping[str, Array] | None) -> dict[str, Array]:

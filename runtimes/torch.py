@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import operator
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,17 @@ import numpy as np
 
 from sdk.errors import CorruptArtifactError, EngineError
 from sdk.extras import installed, require
-from sdk.runtimes.session import EngineProfile, OperatorTime, Placement, fill
+from sdk.runtimes.session import (
+    EngineProfile,
+    OperatorTime,
+    Placement,
+    Run,
+    Session,
+    Stopwatch,
+    call_times,
+    fill,
+    watch,
+)
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
 
@@ -28,6 +37,11 @@ SCALARS = {
 }  # fmt: skip
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+NOTES = (
+    "The reference engine is an interpreter in Python: its engine overhead is the fetching of "
+    "arguments between operators.",
+)
 
 
 def probe() -> Availability:
@@ -66,7 +80,7 @@ class TorchSession:
         self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
         """Run once; outputs are fresh NumPy arrays."""
-        return fill(self._run(feed, lambda _step, call: call()), outputs)
+        return fill(self._run(feed), outputs)
 
     def placement(self) -> list[Placement]:
         """Every operator runs on the session's device."""
@@ -76,27 +90,33 @@ class TorchSession:
             for name, kind, *_ in self._steps
         ]
 
-    def profile(self, feed: Mapping[str, Array], *, runs: int) -> EngineProfile:
+    def profile(
+        self,
+        feed: Mapping[str, Array],
+        *,
+        runs: int,
+        through: Callable[[Session], Run] | None = None,
+    ) -> EngineProfile:
         """Times around each operator; on CUDA the device is waited for behind each of them."""
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in self._steps}
-        walls: list[float] = []
-        for _ in range(2 * runs):
-            origin = time.perf_counter_ns()
-            self._run(feed, lambda step, call: self._timed(times[step], origin, call))  # noqa: B023
-            walls.append((time.perf_counter_ns() - origin) / 1e3)
-        rows = [
-            OperatorTime(
-                operator=name,
-                kind=kind,
-                device=self._target.device,
-                microseconds=statistics.median(end - start for start, end in times[name][runs:]),
-                start=times[name][-1][0],
-                nodes=(name,),
-            )
-            for name, kind, *_ in self._steps
+        twin = copy.copy(self)
+        steps = [self._timed(function) for _, _, function, *_ in self._steps]
+        twin._steps = [
+            (name, kind, timed, args, kwargs)
+            for (name, kind, _, args, kwargs), timed in zip(self._steps, steps, strict=True)
         ]
-        wall = statistics.median(walls[runs:])
-        return EngineProfile(tuple(rows), wall=wall, engine=wall, runs=runs)
+        twin._interpret = engine = Stopwatch(twin._interpret)  # type: ignore[method-assign]
+        twin._run = binding = Stopwatch(twin._run)  # type: ignore[method-assign]
+        calls = watch(through(twin) if through else twin.run, feed, runs)
+        begins = engine.spans[-runs:]
+        spans = [(start / 1e3, (end - start) / 1e3) for start, end in begins]
+        return EngineProfile(
+            call_times(calls, binding.spans, spans),
+            tuple(
+                self._operator(step, timed.spans[-runs:], begins)
+                for step, timed in zip(self._steps, steps, strict=True)
+            ),
+            NOTES,
+        )
 
     def close(self) -> None:
         """Release the weights."""
@@ -112,37 +132,53 @@ class TorchSession:
         except (failure, KeyError, OSError) as error:
             raise CorruptArtifactError(f"{file.name} cannot be read.", got=error) from error
 
-    def _run(
-        self, feed: Mapping[str, Array], around: Callable[[str, Callable[[], Any]], Any]
-    ) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         torch = _torch()
         values = dict(self._weights)
         for name, spec in self._inputs:
             values[name] = torch.from_numpy(np.array(feed[spec.name])).to(self._device)
-        try:
-            with torch.inference_mode():
-                for index, (name, _, function, args, kwargs) in enumerate(self._steps):
-                    call = _bind(function, args, kwargs, values)
-                    values[name] = around(name, call)
-                    for dead in self._last_use.get(index, ()):
-                        del values[dead]
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-            raise EngineError(f"torch failed while running {name!r}: {error}") from error
+        self._interpret(values)
         results = [_resolve(value, values) for value in self._outputs]
         return {
             spec.name: np.array(tensor.cpu().numpy())
             for spec, tensor in zip(self.signature.outputs, results, strict=True)
         }
 
-    def _timed(
-        self, samples: list[tuple[float, float]], origin: int, call: Callable[[], Any]
-    ) -> Any:
-        start = time.perf_counter_ns()
-        result = call()
-        if self._device.type == "cuda":
+    def _interpret(self, values: dict[str, Any]) -> None:
+        """Add the value of every step to `values`, and drop those that nothing needs any more."""
+        try:
+            with _torch().inference_mode():
+                for index, (name, _, function, args, kwargs) in enumerate(self._steps):
+                    values[name] = _apply(function, args, kwargs, values)
+                    for dead in self._last_use.get(index, ()):
+                        del values[dead]
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise EngineError(f"torch failed while running {name!r}: {error}") from error
+
+    def _timed(self, function: Callable[..., Any]) -> Stopwatch:
+        if self._device.type != "cuda":
+            return Stopwatch(function)
+
+        def finished(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
             _torch().cuda.synchronize()
-        samples.append(((start - origin) / 1e3, (time.perf_counter_ns() - origin) / 1e3))
-        return result
+            return result
+
+        return Stopwatch(finished)
+
+    def _operator(
+        self, step: Step, spans: list[tuple[int, int]], begins: list[tuple[int, int]]
+    ) -> OperatorTime:
+        return OperatorTime(
+            operator=step[0],
+            kind=step[1],
+            device=self._target.device,
+            durations=tuple((end - start) / 1e3 for start, end in spans),
+            starts=tuple(
+                (start - begin) / 1e3 for (start, _), (begin, _) in zip(spans, begins, strict=True)
+            ),
+            nodes=(step[0],),
+        )
 
 
 Step = tuple[str, str, Callable[..., Any], list[Any], dict[str, Any]]
@@ -227,12 +263,11 @@ def _argument(value: Any, device: Any) -> Any:
     return found
 
 
-def _bind(
+def _apply(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], values: dict[str, Any]
-) -> Callable[[], Any]:
+) -> Any:
     filled = [_resolve(value, values) for value in args]
-    named = {key: _resolve(value, values) for key, value in kwargs.items()}
-    return lambda: function(*filled, **named)
+    return function(*filled, **{key: _resolve(value, values) for key, value in kwargs.items()})
 
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
