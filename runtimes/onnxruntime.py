@@ -133,6 +133,8 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        # idle threads that spin on would take the cores of whatever is timed next to this session
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
