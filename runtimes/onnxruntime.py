@@ -26,6 +26,7 @@ from sdk.runtimes.session import (
     check_names,
     fill,
     watch,
+    without_engine,
 )
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
@@ -112,7 +113,8 @@ class OnnxRuntimeSession:
             twin._session = self._create(profile_prefix=str(Path(folder) / "run"))
             twin._run = binding = Stopwatch(twin._session.run)
             lag = _clock_lag()
-            calls = watch(through(twin) if through else twin.run, feed, runs)
+            call = through(twin) if through else twin.run
+            calls = watch(call, feed, runs)
             origin = twin._session.get_profiling_start_time_ns() - lag
             events = json.loads(Path(twin._session.end_profiling()).read_text())
         whole = [event for event in events if event["name"] == "model_run"][-runs:]
@@ -120,7 +122,10 @@ class OnnxRuntimeSession:
         if not _inside(engine, binding.spans[-runs:]):
             engine = [(None, duration) for _, duration in engine]
         return EngineProfile(
-            call_times(calls, binding.spans, engine), _operators(events, whole), NOTES
+            call_times(calls, binding.spans, engine),
+            _operators(events, whole),
+            without_engine(call, feed, binding, lambda: self.run(feed)),
+            NOTES,
         )
 
     def close(self) -> None:

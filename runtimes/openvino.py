@@ -23,6 +23,7 @@ from sdk.runtimes.session import (
     call_times,
     check_names,
     watch,
+    without_engine,
 )
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
@@ -125,11 +126,13 @@ class OpenVinoSession:
             engine.append((None, request.latency * 1e3))
             infos.append(request.get_profiling_info())
 
-        calls = watch(through(twin) if through else twin.run, feed, runs, collect)
+        call = through(twin) if through else twin.run
+        calls = watch(call, feed, runs, collect)
         graph, device = self._graph(twin._compiled), self._target.device
         return EngineProfile(
             call_times(calls, binding.spans, engine),
             _operators(infos, runs, graph, device),
+            without_engine(call, feed, binding, lambda: self.run(feed)),
             NOTES,
         )
 

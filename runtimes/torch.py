@@ -24,6 +24,7 @@ from sdk.runtimes.session import (
     call_times,
     fill,
     watch,
+    without_engine,
 )
 from sdk.signature import Array, Signature
 from sdk.target import Availability, Target
@@ -106,7 +107,8 @@ class TorchSession:
         ]
         twin._interpret = engine = Stopwatch(twin._interpret)  # type: ignore[method-assign]
         twin._run = binding = Stopwatch(twin._run)  # type: ignore[method-assign]
-        calls = watch(through(twin) if through else twin.run, feed, runs)
+        call = through(twin) if through else twin.run
+        calls = watch(call, feed, runs)
         begins = engine.spans[-runs:]
         spans = [(start / 1e3, (end - start) / 1e3) for start, end in begins]
         return EngineProfile(
@@ -115,6 +117,7 @@ class TorchSession:
                 self._operator(step, timed.spans[-runs:], begins)
                 for step, timed in zip(self._steps, steps, strict=True)
             ),
+            without_engine(call, feed, binding, lambda: self.run(feed)),
             NOTES,
         )
 
