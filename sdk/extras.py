@@ -40,8 +40,11 @@ def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def require(module: str, *, purpose: str) -> ModuleType:
-    """Import `module`, or raise EngineUnavailableError with the command that installs it."""
+def require(module: str, *, purpose: str, extra: str | None = None) -> ModuleType:
+    """Import `module`, or raise EngineUnavailableError with the command that installs it.
+
+    `extra` is the one to name where the purpose needs more than the module's own.
+    """
     root = module.partition(".")[0]
     try:
         with quiet(root):
@@ -51,7 +54,7 @@ def require(module: str, *, purpose: str) -> ModuleType:
             raise  # the package is there and one of its own needs is not: say which
         raise EngineUnavailableError(
             f"{purpose} needs the package {root!r}, which is not installed.",
-            fix=f"pip install 'edge-sdk[{EXTRA[root]}]'",
+            fix=f"pip install 'edge-sdk[{extra or EXTRA[root]}]'",
         ) from error
 
 
