@@ -274,6 +274,8 @@ def _processor(artifact: Artifact, signature: Signature) -> Processor | None:
     except (ValueError, RecursionError) as error:
         raise CorruptArtifactError(f"{PROCESSOR} is not JSON.", got=error) from error
     processor = Processor.from_json(data)
-    if processor.input not in [spec.name for spec in signature.inputs]:
-        raise CorruptArtifactError(f"{PROCESSOR} feeds the unknown input {processor.input!r}.")
+    try:
+        processor.check_names(signature)
+    except InputError as error:
+        raise CorruptArtifactError(error.what, expected=error.expected) from error
     return processor

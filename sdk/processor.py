@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdk.errors import CorruptArtifactError, InputError
+from sdk.errors import InputError
 from sdk.extras import require
-from sdk.signature import Array
+from sdk.signature import Array, Signature
 from sdk.structure import from_json, to_json
 
 if TYPE_CHECKING:
@@ -182,6 +182,20 @@ class Processor:
     post: Classification | None = None
     finite: bool = True
 
+    def check_names(self, signature: Signature) -> None:
+        """Raise InputError unless the signature has the input and the output that are named."""
+        for role, name, specs in (
+            ("input", self.input, signature.inputs),
+            ("output", self.output, signature.outputs),
+        ):
+            known = [spec.name for spec in specs]
+            if name is not None and name not in known:
+                raise InputError(
+                    f"The processor names the {role} {name!r}, which the model does not have.",
+                    expected=f"one of {', '.join(known)}",
+                    got=repr(name),
+                )
+
     def check_finite(self, array: Array) -> None:
         """Raise InputError where NaN or infinity is forbidden and `array` has some."""
         if not self.finite or array.dtype.kind != "f":
@@ -204,12 +218,7 @@ class Processor:
     @classmethod
     def from_json(cls, data: object) -> Processor:
         """The inverse of `to_json`; CorruptArtifactError where the data is not one."""
-        try:
-            return from_json(cls, data, "processor")
-        except InputError as error:
-            raise CorruptArtifactError(
-                "The artifact's processor is not usable.", expected=error.expected, got=error.got
-            ) from error
+        return from_json(cls, data, "processor")
 
 
 def _source(value: Any) -> io.BytesIO | Path:
