@@ -31,7 +31,7 @@ def write_card(
     (folder / REPORT).write_text(json.dumps(report, indent=1))
     parts = (
         _heading(recipe, exported),
-        _students(recipe, figures),
+        _students(figures),
         _builds(figures["builds"]),
         _claim(recipe, figures),
         _settings(recipe, environment),
@@ -52,7 +52,7 @@ def _heading(recipe: Recipe, exported: Exported) -> str:
     )
 
 
-def _students(recipe: Recipe, figures: Mapping[str, Any]) -> str:
+def _students(figures: Mapping[str, Any]) -> str:
     teacher, counts = figures["teacher"], figures["images"]
     rows = [
         (arm, f"{found['mean']:.2%}", f"{found['spread']:.2%}", _percents(found["accuracy"]))
@@ -64,10 +64,10 @@ def _students(recipe: Recipe, figures: Mapping[str, Any]) -> str:
             f"Top-1 on {counts['test']} test images. {counts['train']} training images, of which "
             f"{counts['labelled']} have labels for the student and {counts['pool']} are in the "
             f"unlabelled pool; {counts['validation']} more are the gate's.",
-            f"Teacher ({teacher['from']}): {teacher['before']['accuracy']:.2%}, after it was adapted to "
-            f"the images on all their labels: {teacher['after']['accuracy']:.2%}.",
+            f"Teacher ({teacher['from']}): {teacher['before']['accuracy']:.2%}, after it was adapted "
+            f"to the images on all their labels: {teacher['after']['accuracy']:.2%}.",
             table(("student", "mean", "largest - smallest", "each seed"), rows),
-            f"All students take the same number of steps. Wall time of this run: {figures['seconds']} s.",
+            f"All students take the same number of steps. Wall time: {figures['seconds']} s.",
         )
     )
 

@@ -5,16 +5,17 @@ arXiv 2103.05959).
 The student learns from the teacher's soft output alone, so that every image is training data,
 labelled or not:
 
-1. choose the pool (section 3.2): all training images without their labels, less near-copies of test
-   images; optionally, per predicted class, only those of which the teacher is surest;
+1. choose the pool (section 3.2): all training images without their labels, less near-copies of
+   test images; optionally, per predicted class, only those of which the teacher is surest;
 2. distil: minimise JS(student, teacher) over the pool;
 3. fine-tune with the same label-free loss at a low learning rate (section 3.3).
 
 Where this differs from the paper, by our reading or for want of its scale: the teacher is first
 adapted to the images at hand on their labels; its outputs are taken once, from the plain images, and
 kept (`teacher_targets="online"` asks it for each crop, as the paper does); the loss has a weight,
-because near agreement JS has a quarter of the gradient of KL, which short schedules feel. Baselines
-with the same student, steps and optimiser stand beside it: labels of the few images only, and of all.
+because near agreement JS has a quarter of the gradient of KL, which short schedules feel.
+Baselines with the same student, steps and optimiser stand beside it: they learn from the labels of
+the few images only, and of all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sdk.artifact import check_output
 from sdk.errors import InputError
 from sdk.processor import Classification, ImageProcessor, Processor
 from sdk.progress import Report, terminal
@@ -61,14 +63,15 @@ class MobileNetKD(Recipe):
         "full": {
             "data": "", "teacher": "resnet56", "stem_stride": 1, "flip": True,
             "labelled": 1000, "validation": 2000, "batch": 128, "lr": 0.2,
-            "adapt_steps": 600, "adapt_lr": 0.02, "steps": 1350, "finetune_steps": 150,
+            "adapt_steps": 600, "adapt_lr": 0.02, "steps": 900, "finetune_steps": 100,
             "ema": 0.99, "seeds": 3, "max_drop": 0.005, "arms": ARMS,
         },
     }  # fmt: skip
 
     CLAIM: ClassVar[str] = (
-        "The paper's abstract gives MobileNetV3-large 79.0 % top-1 on ImageNet after SSLD, from 75.2 %; "
-        "that is another data set, four million more images and 360 epochs: the figures do not compare."
+        "The paper's abstract gives MobileNetV3-large 79.0 % top-1 on ImageNet after SSLD, from "
+        "75.2 %; that is another data set, with four million more images and 360 epochs: the figures "
+        "do not compare."
     )
 
     data: str = "digits"
@@ -150,6 +153,7 @@ class MobileNetKD(Recipe):
     ) -> Student:
         """Adapt the teacher, distil the student, train the baselines, compile and report."""
         output = Path(output)
+        check_output(output, overwrite=overwrite)
         with terminal(progress) as report:
             space = Workspace.open(output, self, resume=resume)
             started = time.monotonic()

@@ -109,7 +109,7 @@ def unpack_golden(
 @contextlib.contextmanager
 def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside `output` to build in; it is gone when the block ends or fails."""
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     folder = output.parent / f".{output.name}.{os.getpid()}.tmp"
     try:
         _remove_stale(output)
@@ -141,7 +141,8 @@ def publish(folder: Path, manifest: Manifest, output: Path) -> Artifact:
     return Artifact.open(output)
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise InputError unless an artifact may be written at `output`."""
     if output.suffix != ".edge":
         raise InputError(
             "The output is not named as an artifact.",

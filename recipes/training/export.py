@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ class Exported:
 
 
 class TopOne:
-    """Top-1 accuracy on the validation images; the test images are scored beside it, for the report.
+    """Top-1 accuracy on the validation images, which is all that the gate of quantization sees.
 
-    The gate of quantization sees the validation accuracy only.
+    The test images are scored beside it, for the report.
     """
 
     __name__ = "top1"
@@ -146,4 +146,4 @@ def _copy(artifact: Artifact, output: Path, *, overwrite: bool) -> Artifact:
     with staging(output, overwrite=overwrite) as folder:
         root = folder / "artifact"
         shutil.copytree(artifact.path, root, ignore=shutil.ignore_patterns(MANIFEST))
-        return publish(root, artifact.manifest, output)
+        return publish(root, replace(artifact.manifest, name=output.stem), output)

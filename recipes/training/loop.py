@@ -70,7 +70,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """The indices of steps `start` to `stop`: another permutation each epoch, seeded by its number."""
+    """The indices of steps `start` to `stop`: each epoch a permutation of its own, by its number."""
 
     drop_last = False
 
