@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -14,7 +13,7 @@ from sdk.signature import Signature, TensorSpec
 
 def cut(program: Program, names: list[str], feed: Feed) -> Program:
     """`program` with the values of the nodes `names` as its outputs, cast to fp32."""
-    graph = copy.deepcopy(program.exported.module(check_guards=False))
+    graph = program.exported.module(check_guards=False)
     nodes = {node.name: node for node in graph.graph.nodes}
     (output,) = [node for node in graph.graph.nodes if node.op == "output"]
     with graph.graph.inserting_before(output):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,9 @@ DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 def to_half(program: Program, precision: str, feed: Feed) -> Program:
     """`program` computed at `precision`; the signature stays, values are cast at the border."""
-    graph = copy.deepcopy(program.exported.module(check_guards=False))  # .to() works in place
+    graph = program.exported.module(check_guards=False)
+    own = {name: tensor.detach().clone() for name, tensor in graph.state_dict().items()}
+    graph.load_state_dict(own, assign=True)  # .to() would change the program's parameters in place
     _retype(graph, DTYPE[precision])
     module = Cast(graph, DTYPE[precision])
     return replace(reexport(module, program, feed), precision=precision, base=program)

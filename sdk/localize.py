@@ -3,7 +3,8 @@
 Two questions, two searches, both over the operators in the order in which they run:
 
 - the engine computes something else than the program: short programs that end at chosen operators
-  are compiled and compared with PyTorch, narrowing eight ways a round;
+  are compiled and compared with PyTorch, narrowing eight ways a round to an operator whose inputs
+  are right and whose value is not;
 - the quantized program computes something else than the float one: both run in PyTorch, and the
   first operator whose values leave the tolerance is named with the Q/DQ pair before it.
 """
@@ -52,21 +53,41 @@ def engine_divergence(
 ) -> Divergence | None:
     """The first operator whose value on the engine is not PyTorch's; None where each one is."""
     graph = program.exported.module(check_guards=False)
-    nodes = _observable(graph)
     values = _values(graph, program, feed, None)
-    good, bad, found = -1, len(nodes), None
-    while bad - good > 1:
-        step = max(1, (bad - good) // WAYS)
-        picks = list(range(good + 1, bad, step))
-        probe = _Probe(program, target, folder / f"probe-{good}-{bad}", threads)
-        errors = probe.errors([nodes[i] for i in picks], values, feed)
-        failing = [(i, error) for i, error in zip(picks, errors, strict=True) if error]
-        if failing:
-            bad, found = failing[0]
-        good = max((i for i in picks if i < bad), default=good)
-        if not failing and step == 1:
-            break
-    return _describe(nodes[bad], found) if found else None
+    suspects, found, rounds = _observable(graph), None, 0
+    while suspects:
+        picks = suspects[:: max(1, len(suspects) // WAYS)]
+        probe = _Probe(program, target, folder / f"probe-{rounds}", threads)
+        errors = probe.errors(picks, values, feed)
+        suspects, failing = _narrow(suspects, dict(zip(picks, errors, strict=True)))
+        found, rounds = failing or found, rounds + 1
+    return _describe(*found) if found else None
+
+
+def _narrow(
+    suspects: list[Node], errors: Mapping[Node, str]
+) -> tuple[list[Node], tuple[Node, str] | None]:
+    """What may still be the cause, and the first probed operator that is out of tolerance.
+
+    What leads to a right value is right; what does not lead to a wrong one did not cause it. The
+    order alone would not do: it runs through one branch of the graph after the other.
+    """
+    failing = next(((node, error) for node, error in errors.items() if error), None)
+    if failing is not None:
+        causes = _ancestors([failing[0]]) - {failing[0]}
+        suspects = [node for node in suspects if node in causes]
+    right = _ancestors([node for node, error in errors.items() if not error])
+    return [node for node in suspects if node not in right], failing
+
+
+def _ancestors(nodes: list[Node]) -> set[Node]:
+    """These nodes and all that their values are computed from."""
+    found, stack = set(nodes), list(nodes)
+    while stack:
+        new = [node for node in stack.pop().all_input_nodes if node not in found]
+        found.update(new)
+        stack += new
+    return found
 
 
 def quantization_divergence(

@@ -26,7 +26,7 @@ from sdk.extras import require
 from sdk.localize import Divergence, engine_divergence, quantization_divergence
 from sdk.manifest import FORMAT_VERSION, Candidate, Fidelity, Function, Manifest
 from sdk.model import as_function, default_threads
-from sdk.parity import FIDELITY, TOLERANCE, ParityReport, compare
+from sdk.parity import FIDELITY, TOLERANCE, ParityReport, Tolerance, compare
 from sdk.processor import Processor
 from sdk.runtimes import check_runnable, open_session, probe
 from sdk.runtimes.session import Session
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sdk.compilers.program import Build, Program
 
 Feed = dict[str, Array]
+Run = Callable[[Feed], Mapping[str, Array]]
 Progress = Callable[[str, int, int], None]
 Metric = Callable[[Callable[[Any], Any]], float]
 WAIVERS = ("parity", "fidelity", "slower")
@@ -103,13 +104,15 @@ def compile_model(
 ) -> Artifact:
     """Capture `model` with example `inputs`, then build, gate and package it."""
     for module in ("torch", "onnx", "onnxscript", "torchao"):
-        require(module, purpose="Compiling")
+        require(module, purpose="Compiling", extra="compile")
     from sdk.compilers.capture import capture, example_feed  # import torch
 
     check_target(settings.target)
     with staging(settings.output, overwrite=settings.overwrite) as folder:
         settings.progress("capture", 0, 1)
         program = capture(model, inputs, dynamic)
+        if settings.processor is not None:
+            settings.processor.check_names(program.signature)
         example = example_feed(model, inputs) or program.signature.zeros()
         compiler = Compiler(settings, folder, program, example)
         baseline = compiler.build(program)
@@ -201,21 +204,28 @@ class Compiler:
 
     def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
         """Compare with PyTorch on all checked inputs; ParityError names the operator."""
-        got, want = _run_all(session.run, self.feeds), _run_all(program.reference, self.feeds)
-        report = compare(got, want, TOLERANCE[program.precision])
+        report = self._compare(session.run, program.reference, TOLERANCE[program.precision])
         if report.ok or "parity" in self.settings.waive:
             return report
         self.settings.progress("find the first diverging operator", 0, 1)
-        found = None
-        if not any(output.note for output in report.outputs):
-            found = engine_divergence(
-                program,
-                target,
-                _smallest(self.feeds[0], program),
-                self.folder,
-                threads=self.settings.threads,
-            )
+        found = engine_divergence(
+            program,
+            target,
+            _smallest(self.feeds[0], program),
+            self.folder,
+            threads=self.settings.threads,
+        )
         raise _parity_error(f"{target} does not compute what the model computes", report, found)
+
+    def _compare(self, run: Run, reference: Run, tolerance: Tolerance) -> ParityReport:
+        """On the example inputs and on all inputs; the report that is out of bounds, if one is.
+
+        Taken together alone, calibration data of a larger scale than real inputs would drown them.
+        """
+        got, want = [run(feed) for feed in self.feeds], [reference(feed) for feed in self.feeds]
+        whole = compare(_stacked(got), _stacked(want), tolerance)
+        example = compare(got[0], want[0], tolerance)
+        return whole if example.ok else example
 
     def _quantized(self, program: Program, baseline: Built) -> Built:
         """int8; layers that cost the metric too much go back to float, worst first."""
@@ -253,10 +263,8 @@ class Compiler:
     def _fidelity(self, baseline: Built, built: Built) -> Fidelity:
         """What the precision cost: the caller's metric on both builds, or the output error."""
         self.settings.progress(f"compare {built.target} with fp32", 0, 1)
-        want = _run_all(baseline.program.reference, self.feeds)
-        report = compare(
-            _run_all(built.session.run, self.feeds), want, FIDELITY[built.program.precision]
-        )
+        tolerance = FIDELITY[built.program.precision]
+        report = self._compare(built.session.run, baseline.program.reference, tolerance)
         metric = self.settings.metric
         if metric is None:
             return Fidelity(report.outputs)
@@ -357,9 +365,8 @@ def _caller(run: Callable[[Feed], object], feed: Feed) -> Callable[[], object]:
     return lambda: run(feed)
 
 
-def _run_all(run: Callable[[Feed], Mapping[str, Array]], feeds: list[Feed]) -> dict[str, Array]:
+def _stacked(results: list[Mapping[str, Array]]) -> dict[str, Array]:
     """Outputs over all feeds, stacked along the first axis where the others agree."""
-    results = [run(feed) for feed in feeds]
     return {name: _stack([result[name] for result in results]) for name in results[0]}
 
 
