@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from sdk.errors import CorruptArtifactError, InputError, ManifestVersionError
 from sdk.parity import OutputParity
 from sdk.signature import Signature
-from sdk.structure import from_json, to_json
+from sdk.structure import FIX, from_json, parse, to_json
 from sdk.target import Target
 from sdk.timing import Latency
 
@@ -102,7 +101,7 @@ class Manifest:
 
 def loads(text: bytes) -> Manifest:
     """Parse and check a manifest; an ArtifactError says what is wrong with it."""
-    data = _parse(text)
+    data = parse(text, "manifest")
     version = data.get("format_version") if isinstance(data, dict) else None
     if type(version) is int and version != FORMAT_VERSION:
         raise ManifestVersionError(
@@ -116,34 +115,21 @@ def loads(text: bytes) -> Manifest:
     return manifest
 
 
-def _parse(text: bytes) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(
-            "The artifact's manifest is not JSON.",
-            got=str(error)[:200],
-            fix="compile the artifact again, or copy it again from where it was made",
-        ) from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _check_meaning(manifest: Manifest) -> None:
-    """What types cannot say: the target parses, one candidate is kept, the files are listed."""
+    """What types cannot say: the targets parse, one candidate is kept, the files are listed."""
     try:
-        Target.parse(manifest.target)
-        Target.parse(manifest.requested)
+        for target in (manifest.target, manifest.requested):
+            Target.parse(target)
     except InputError as error:
-        raise CorruptArtifactError(f"The manifest's target: {error.what}") from error
-    if sum(candidate.kept for candidate in manifest.candidates) != 1:
-        raise CorruptArtifactError("The manifest does not name exactly one kept candidate.")
+        raise CorruptArtifactError(f"The manifest's target: {error.what}", fix=FIX) from error
+    problems = [
+        f"The function {name!r} is in {function.file!r}, which the manifest does not list."
+        for name, function in manifest.functions.items()
+        if function.file not in manifest.files
+    ]
     if "main" not in manifest.functions:
-        raise CorruptArtifactError("The manifest has no function 'main'.")
-    for name, function in manifest.functions.items():
-        if function.file not in manifest.files:
-            raise CorruptArtifactError(
-                f"The function {name!r} is in {function.file!r}, which the manifest does not list."
-            )
+        problems.append("The manifest has no function 'main'.")
+    if sum(candidate.kept for candidate in manifest.candidates) != 1:
+        problems.append("The manifest does not name exactly one kept candidate.")
+    if problems:
+        raise CorruptArtifactError(problems[0], fix=FIX)

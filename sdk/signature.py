@@ -28,10 +28,11 @@ class Dim:
     def __post_init__(self) -> None:
         opt = self.min if self.opt is None else self.opt
         object.__setattr__(self, "opt", opt)
-        if not self.name.isidentifier() or not 1 <= self.min <= opt <= self.max:
+        counts = all(type(size) is int for size in (self.min, opt, self.max))
+        if not self.name.isidentifier() or not (counts and 1 <= self.min <= opt <= self.max):
             raise InputError(
                 f"The dimension {self.name!r} is not usable.",
-                expected="an identifier and 1 <= min <= opt <= max",
+                expected="an identifier and whole numbers 1 <= min <= opt <= max",
                 got=f"min={self.min}, opt={self.opt}, max={self.max}",
                 fix="for example sdk.Dim('batch', 1, 1, 16)",
             )
@@ -51,16 +52,31 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | Dim, ...]
 
+    def __post_init__(self) -> None:
+        sizes = all(isinstance(dim, Dim) or dim >= 0 for dim in self.shape)
+        if not self.name or self.dtype not in DTYPES or not sizes:
+            raise InputError(
+                f"The tensor {self.name!r} is not usable.",
+                expected=f"a name, a dtype among {', '.join(DTYPES)} and sizes of 0 or more",
+                got=self,
+            )
+
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs, in order."""
+    """Inputs and outputs, in order. Names are unique on each side."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        for specs in (self.inputs, self.outputs):
+            names = [spec.name for spec in specs]
+            if len(set(names)) != len(names):
+                raise InputError("Two inputs or two outputs share a name.", got=names)
 
     def check(self, feed: Mapping[str, Array]) -> None:
         """Raise InputError unless `feed` has these inputs, dtypes and shapes. Never casts."""
@@ -73,15 +89,24 @@ class Signature:
                 or array.dtype != spec.dtype
                 or not _fits(array.shape, spec.shape, sizes)
             ):
-                raise _explain(spec, array, sizes)
+                raise _explain(spec, array, self._bound(spec, feed))
         if len(feed) != len(self.inputs):
             known = [spec.name for spec in self.inputs]
+            extra = sorted(map(str, set(feed) - set(known)))
             raise InputError(
-                f"Inputs that the model does not have: {sorted(set(feed) - set(known))}.",
+                f"Inputs that the model does not have: {extra}.",
                 expected=", ".join(known),
                 got=", ".join(map(str, feed)),
                 fix="leave the extra inputs out",
             )
+
+    def _bound(self, spec: TensorSpec, feed: Mapping[str, Array]) -> dict[str, int]:
+        """Sizes of the named dims of `spec` that the inputs before it have set."""
+        sizes: dict[str, int] = {}
+        for earlier in self.inputs[: self.inputs.index(spec)]:
+            _fits(feed[earlier.name].shape, earlier.shape, sizes)
+        names = {dim.name for dim in spec.shape if isinstance(dim, Dim)}
+        return {name: size for name, size in sizes.items() if name in names}
 
     def zeros(self) -> dict[str, Array]:
         """A feed of zeros at the sizes that the dims are tuned for."""
@@ -107,7 +132,7 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[s
     return True
 
 
-def _explain(spec: TensorSpec, array: Array | None, sizes: dict[str, int]) -> InputError:
+def _explain(spec: TensorSpec, array: Array | None, bound: dict[str, int]) -> InputError:
     """The error for the one input that does not fit."""
     if array is None:
         return InputError(
@@ -122,7 +147,6 @@ def _explain(spec: TensorSpec, array: Array | None, sizes: dict[str, int]) -> In
             got=type(array).__name__,
             fix="convert it, for example with numpy.asarray(x, dtype=...)",
         )
-    bound = {name: size for name, size in sizes.items() if f"{name}(" in str(spec)}
     also = f" with {bound} from the other inputs" if bound else ""
     wrong_dtype = array.dtype != spec.dtype
     return InputError(

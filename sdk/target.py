@@ -25,6 +25,8 @@ class Target:
         _known("engine", self.engine, ENGINES)
         _known("device", self.device, DEVICES)
         _known("precision", self.precision, PRECISIONS)
+        if self.arch is not None and not (self.arch and ":" not in self.arch):
+            raise _unparsed(str(self))
 
     def __str__(self) -> str:
         text = f"{self.engine}:{self.device}:{self.precision}"
@@ -35,14 +37,9 @@ class Target:
         """Read `engine[:device[:precision[:arch]]]`; InputError names what is near."""
         if isinstance(text, Target):
             return text
-        parts = text.split(":")
+        parts = text.split(":") if isinstance(text, str) else []
         if not 1 <= len(parts) <= 4 or not all(parts):
-            raise InputError(
-                f"The target {text!r} does not parse.",
-                expected="engine[:device[:precision]]",
-                got=repr(text),
-                fix="write for example 'openvino:cpu:int8'",
-            )
+            raise _unparsed(text)
         return cls(*parts)
 
     def with_precision(self, precision: str) -> Target:
@@ -63,9 +60,18 @@ class Availability:
     fix: str | None = None
 
 
+def _unparsed(text: object) -> InputError:
+    return InputError(
+        f"The target {text!r} does not parse.",
+        expected="engine[:device[:precision[:arch]]]",
+        got=repr(text),
+        fix="write for example 'openvino:cpu:int8'",
+    )
+
+
 def _known(kind: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
+        near = difflib.get_close_matches(str(value).strip().lower(), known, n=1)
         raise InputError(
             f"The target's {kind} {value!r} is not known.",
             expected=f"one of {', '.join(known)}",
