@@ -7,13 +7,14 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
+from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
 from sdk.errors import EngineError, UnsupportedOperatorError
 
@@ -26,12 +27,15 @@ TRANSLATIONS: dict[Any, Any] = {}
 def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
     """Write `program` to `file`; return node name -> source. Node names are unique."""
     model = _translate(program)
-    sources = _sources(model, program)
+    sources = node_sources(model, program)
     _name_values(model, program)
     _use_global_pool(model.graph)
+    name_values(model.graph)
     _strip(model)
     file.write_bytes(model.SerializeToString())
-    return sources
+    ends = {name: node.name for node in model.graph.node for name in node.output}
+    named = {value.name: ends.get(value.name) for value in model.graph.output}
+    return sources | {name: sources[node] for name, node in named.items() if node in sources}
 
 
 def _translate(program: Program) -> onnx.ModelProto:
@@ -93,25 +97,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _sources(model: onnx.ModelProto, program: Program) -> dict[str, SourceLine]:
-    """Source of each ONNX node; nodes that the translation made belong to the operator before."""
-    by_name = {
-        n.name: source_of(n) for n in program.exported.graph.nodes if n.op == "call_function"
-    }
-    sources: dict[str, SourceLine] = {}
-    last = SourceLine("", "", "")
-    for node in model.graph.node:
-        fx_node = _metadata(node).get("pkg.torch.onnx.fx_node", "")
-        match = re.match(r"%(\w+)", fx_node)
-        last = by_name.get(match[1], last) if match else last
-        sources[node.name] = last
-    return sources
-
-
-def _metadata(node: onnx.NodeProto) -> dict[str, str]:
-    return {prop.key: prop.value for prop in node.metadata_props}
-
-
 def _name_values(model: onnx.ModelProto, program: Program) -> None:
     """Give inputs and outputs the signature's names."""
     graph, signature = model.graph, program.signature
@@ -167,8 +152,3 @@ def _strip(model: onnx.ModelProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(kept)
     model.doc_string = ""
-
-
-def summarize(sources: Mapping[str, SourceLine]) -> dict[str, list[str]]:
-    """Sources as JSON: node -> [module, operator, line]."""
-    return {name: [s.module, s.operator, s.line] for name, s in sources.items()}

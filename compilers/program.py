@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,6 +72,32 @@ def source_of(node: Node) -> SourceLine:
         operator=str(node.target),
         line=user_line(node.meta.get("stack_trace") or ""),
     )
+
+
+def owner_of(node: Node) -> SourceLine:
+    """The source of a node; that of the operator it serves for a Q/DQ node of the quantizer's.
+
+    A quantized activation belongs to the operator that made it, a quantized weight or model input
+    to the one that takes it.
+    """
+    made = source_of(node)
+    if made.module or not _is_pair(node):
+        return made
+    found = _beyond_pairs(node, back=True) or _beyond_pairs(node, back=False)
+    return made if found is None else replace(source_of(found), operator=made.operator)
+
+
+def _beyond_pairs(node: Node, *, back: bool) -> Node | None:
+    """The nearest operator that is not Q/DQ, along first inputs or first users."""
+    near: Node | None = node
+    while near is not None and _is_pair(near):
+        steps = near.all_input_nodes if back else list(near.users)
+        near = steps[0] if steps else None
+    return near if near is not None and near.op == "call_function" else None
+
+
+def _is_pair(node: Node) -> bool:
+    return "quantized_decomposed" in str(node.target)
 
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')

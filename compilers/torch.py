@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.fx import Node
 
-from sdk.compilers.program import Build, Program, source_of
+from sdk.compilers.program import Build, Program, owner_of, source_of
 from sdk.errors import UnsupportedOperatorError
 from sdk.target import Target
 
@@ -39,7 +39,7 @@ def compile_program(program: Program, _target: Target, folder: Path) -> Build:
     (folder / "weights.safetensors").write_bytes(save(tensors))
     file = folder / "program.json"
     file.write_text(json.dumps(graph, separators=(",", ":")))
-    return Build(file, {node.name: source_of(node) for node in nodes})
+    return Build(file, {node.name: owner_of(node) for node in nodes})
 
 
 def _weight_names(program: Program) -> Iterator[tuple[str, str]]:
