@@ -8,6 +8,7 @@ folder beside its place and renamed, so that it is there whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -20,8 +21,9 @@ from typing import cast
 
 from sdk.errors import ArtifactError, CorruptArtifactError, InputError
 from sdk.extras import require
-from sdk.manifest import MAX_BYTES, FileEntry, Manifest, loads
+from sdk.manifest import FileEntry, Manifest, loads
 from sdk.signature import Array
+from sdk.structure import FIX
 
 MANIFEST, GOLDEN, PROCESSOR, SOURCES = (
     "manifest.json",
@@ -30,8 +32,9 @@ MANIFEST, GOLDEN, PROCESSOR, SOURCES = (
     "sources.json",
 )
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+LOCK, REPLACED = "lock", "replaced"  # in the staging folder
 MAX_FILES, MAX_DEPTH = 1000, 8
-FIX = "compile the artifact again, or copy it again from where it was made"
+MAX_MANIFEST, MAX_JSON, MAX_GOLDEN = 4 << 20, 16 << 20, 1 << 30  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,12 @@ class Artifact:
         root = Path(path)
         try:
             _check_folder(root)
-            manifest = loads(_read_bounded(root / MANIFEST, MAX_BYTES))
+            manifest = loads(_read_bounded(root / MANIFEST, MAX_MANIFEST))
             _check_listing(root, manifest.files)
             for name, entry in manifest.files.items():
                 _check_file(root / name, name, entry)
         except OSError as error:
-            raise CorruptArtifactError(
-                f"The artifact {root} cannot be read.", got=str(error), fix=FIX
-            ) from error
+            raise _unreadable(root, error) from error
         return cls(root, manifest)
 
     @property
@@ -62,18 +63,33 @@ class Artifact:
         """Bytes of all files, without the manifest."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
-    def read(self, name: str) -> bytes | None:
-        """A listed file's bytes, or None where the artifact does not have it."""
-        return (self.path / name).read_bytes() if name in self.manifest.files else None
+    def read(self, name: str, limit: int = MAX_JSON) -> bytes | None:
+        """The bytes of a listed file of at most `limit` bytes; None where it is not listed."""
+        if name not in self.manifest.files:
+            return None
+        try:
+            return _read_bounded(self.path / name, limit)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def golden(self) -> list[tuple[dict[str, Array], dict[str, Array]]]:
-        """The recorded (inputs, reference outputs) pairs."""
+        """The recorded (inputs, reference outputs) pairs, each of the whole signature."""
         safetensors = require("safetensors.numpy", purpose="Reading golden values")
+        failure = require("safetensors", purpose="Reading golden values").SafetensorError
         try:
-            tensors = safetensors.load(self.read(GOLDEN) or b"")
-        except (require("safetensors", purpose="").SafetensorError, ValueError) as error:
+            tensors = safetensors.load(self.read(GOLDEN, MAX_GOLDEN) or b"")
+        except (failure, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptArtifactError(f"{GOLDEN} cannot be read.", got=error, fix=FIX) from error
-        return unpack_golden(tensors)
+        pairs = unpack_golden(tensors)
+        signature = self.manifest.functions["main"].signature
+        names = tuple(
+            {spec.name for spec in side} for side in (signature.inputs, signature.outputs)
+        )
+        if any((set(inputs), set(outputs)) != names for inputs, outputs in pairs):
+            raise CorruptArtifactError(
+                f"{GOLDEN} does not hold the inputs and outputs of the signature.", fix=FIX
+            )
+        return pairs
 
 
 def pack_golden(
@@ -108,71 +124,121 @@ def unpack_golden(
 
 @contextlib.contextmanager
 def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `output` to build in; it is gone when the block ends or fails."""
-    check_output(output, overwrite=overwrite)
-    folder = output.parent / f".{output.name}.{os.getpid()}.tmp"
+    """A hidden folder beside `output` to build in; it is gone when the block ends or fails.
+
+    One at a time: whoever else builds the same output meanwhile gets an ArtifactError.
+    """
+    _check_output(output, overwrite=overwrite)
+    hidden = output.parent / f".{output.name}.tmp"
     try:
-        _remove_stale(output)
-        folder.mkdir(parents=True)
-        yield folder
+        hidden.mkdir(parents=True, exist_ok=True)
+        with _locked(hidden / LOCK):
+            try:
+                _clear(hidden, output)
+                yield hidden
+            finally:
+                shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
+        if not _is_about(error, hidden, output):
+            raise
         raise ArtifactError(
             f"The artifact {output} could not be written.",
             got=str(error),
             fix="free some space or choose another folder",
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, manifest: Manifest, output: Path) -> Artifact:
-    """Hash the files of `folder`, add the manifest, make all durable and rename to `output`."""
+def publish(folder: Path, manifest: Manifest, output: Path, *, overwrite: bool = False) -> Artifact:
+    """Hash the files of `folder`, add the manifest, make all durable and rename to `output`.
+
+    `folder` is in the staging folder of `output`. With `overwrite` an artifact at `output` is
+    replaced; without, one that came there in the meantime is left alone (ArtifactError).
+    """
     names = sorted(_walk(folder))
     files = {name: _entry(folder / name) for name in names}
     manifest = replace(manifest, files=files)
     (folder / MANIFEST).write_bytes(manifest.dumps())
-    for name in [*names, MANIFEST]:
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-    old = folder.with_name("replaced")
-    if output.exists():
+    artifact = Artifact.open(folder)
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
+    old = folder.with_name(REPLACED)
+    if overwrite and output.exists():
         output.rename(old)
-    folder.rename(output)
-    return Artifact.open(output)
+    try:
+        folder.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
+    _sync(output.parent)
+    return replace(artifact, path=output)
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise InputError unless an artifact may be written at `output`."""
+def _check_output(output: Path, *, overwrite: bool) -> None:
     if output.suffix != ".edge":
         raise InputError(
             "The output is not named as an artifact.",
             expected="a path that ends in .edge",
             got=output,
-            fix=f"use {output.with_suffix('.edge')}",
+            fix=f"use {output.name or 'model'}.edge",
         )
-    if output.exists() and not (overwrite and (output / MANIFEST).is_file()):
+    replaceable = (output / MANIFEST).is_file() and not output.is_symlink()
+    if os.path.lexists(output) and not (overwrite and replaceable):
         raise InputError(
             f"The output {output} exists already.",
-            fix="choose another path" if overwrite else "pass overwrite=True (--overwrite)",
+            got="an artifact" if replaceable else "something that is not an artifact",
+            fix="pass overwrite=True (--overwrite)" if replaceable else "choose another path",
         )
 
 
-def _remove_stale(output: Path) -> None:
-    """Remove what killed compiles of the same output left behind."""
-    for folder in output.parent.glob(f".{output.name}.*.tmp"):
-        pid = folder.suffixes[-2][1:]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
-            shutil.rmtree(folder, ignore_errors=True)
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`. The system releases it when the process dies."""
+    import fcntl  # not on Windows, where artifacts are only read
+
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise ArtifactError(
+                f"Another compile writes to {path.parent.name[1:-4]} at this moment.",
+                fix="wait for it, or choose another output",
+            )
+        yield
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+def _clear(hidden: Path, output: Path) -> None:
+    """Remove what a killed compile left; put back an artifact that it was about to replace."""
+    old = hidden / REPLACED
+    if old.exists() and not output.exists():
+        old.rename(output)
+    for path in hidden.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _is_about(error: OSError, hidden: Path, output: Path) -> bool:
+    """Whether an error comes from writing here, and not from the caller's own code in the block."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
         return True
-    return True
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    path = Path(error.filename)
+    return path == output or path.is_relative_to(hidden) or hidden.is_relative_to(path)
+
+
+def _sync(path: Path) -> None:
+    """Make a file or folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _check_folder(root: Path) -> None:
@@ -183,6 +249,10 @@ def _check_folder(root: Path) -> None:
             got="a link" if root.is_symlink() else "a file" if root.exists() else "nothing there",
             fix="give the path of the .edge folder itself",
         )
+
+
+def _unreadable(root: Path, error: OSError) -> CorruptArtifactError:
+    return CorruptArtifactError(f"The artifact {root} cannot be read.", got=str(error), fix=FIX)
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
@@ -202,8 +272,12 @@ def _regular(path: Path, name: str) -> os.stat_result:
     except FileNotFoundError as error:
         raise CorruptArtifactError(f"The file {name!r} is missing.", fix=FIX) from error
     if not stat.S_ISREG(status.st_mode):
-        raise CorruptArtifactError(f"{name!r} is a link or not a plain file.", fix=FIX)
+        raise _not_plain(name)
     return status
+
+
+def _not_plain(name: str) -> CorruptArtifactError:
+    return CorruptArtifactError(f"{name!r} is a link or not a plain file.", fix=FIX)
 
 
 def _check_listing(root: Path, files: Mapping[str, FileEntry]) -> None:
@@ -221,17 +295,24 @@ def _check_listing(root: Path, files: Mapping[str, FileEntry]) -> None:
         )
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Relative POSIX paths of all that is not a folder; links are not followed."""
-    count = 0
-    for folder, names, files in os.walk(root, followlinks=False):
-        here = Path(folder)
-        links = [name for name in names if (here / name).is_symlink()]
-        for name in [*files, *links]:
-            count += 1
-            yield (here / name).relative_to(root).as_posix()
-        if count > MAX_FILES or len(here.relative_to(root).parts) > MAX_DEPTH:
-            raise CorruptArtifactError(f"{root} holds too many files or folders.", fix=FIX)
+def _walk(root: Path) -> list[str]:
+    """Relative POSIX paths of all files; whatever is neither a file nor a folder is refused."""
+    found: list[str] = []
+    folders, seen = [root], 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                name = Path(entry.path).relative_to(root).as_posix()
+                seen += 1
+                if seen > MAX_FILES or name.count("/") > MAX_DEPTH:
+                    raise CorruptArtifactError(f"{root} holds too many files or folders.", fix=FIX)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(name)
+                else:
+                    raise _not_plain(name)
+    return found
 
 
 def _check_file(path: Path, name: str, entry: FileEntry) -> None:

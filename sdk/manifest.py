@@ -13,7 +13,6 @@ from sdk.target import Target
 from sdk.timing import Latency
 
 FORMAT_VERSION = 1
-MAX_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,9 @@ class Compiler:
         (root / SOURCES).write_text(_sources(kept.build))
         if self.settings.processor is not None:
             (root / PROCESSOR).write_text(json.dumps(self.settings.processor.to_json()))
-        return publish(root, self._manifest(kept, candidates), self.settings.output)
+        manifest = self._manifest(kept, candidates)
+        settings = self.settings
+        return publish(root, manifest, settings.output, overwrite=settings.overwrite)
 
     def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
         """Compare with PyTorch on all checked inputs; ParityError names the operator."""
