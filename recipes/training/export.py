@@ -89,11 +89,15 @@ def export(
             max_drop=max_drop,
             processor=processor,
             overwrite=True,
-            progress=lambda what, done, total, at=engine: progress(f"{at}: {what}", done, total),
+            progress=_prefixed(engine, progress),
         )
         rows += _rows(made[str(target)].manifest, metric.test_accuracies)
     best = max(made.values(), key=lambda artifact: _eager_speedup(artifact.manifest))
     return Exported(_copy(best, output, overwrite=overwrite), made, rows)
+
+
+def _prefixed(engine: str, progress: Report) -> Report:
+    return lambda what, done, total: progress(f"{engine}: {what}", done, total)
 
 
 def present_engines() -> list[str]:
@@ -146,4 +150,5 @@ def _copy(artifact: Artifact, output: Path, *, overwrite: bool) -> Artifact:
     with staging(output, overwrite=overwrite) as folder:
         root = folder / "artifact"
         shutil.copytree(artifact.path, root, ignore=shutil.ignore_patterns(MANIFEST))
-        return publish(root, replace(artifact.manifest, name=output.stem), output)
+        manifest = replace(artifact.manifest, name=output.stem)
+        return publish(root, manifest, output, overwrite=overwrite)
