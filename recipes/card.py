@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def write_card(
     (folder / CARD).write_text("\n\n".join(parts) + "\n")
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -64,8 +64,8 @@ def _students(figures: Mapping[str, Any]) -> str:
             f"Top-1 on {counts['test']} test images. {counts['train']} training images, of which "
             f"{counts['labelled']} have labels for the student and {counts['pool']} are in the "
             f"unlabelled pool; {counts['validation']} more are the gate's.",
-            f"Teacher ({teacher['from']}): {teacher['before']['accuracy']:.2%}, after it was adapted "
-            f"to the images on all their labels: {teacher['after']['accuracy']:.2%}.",
+            f"Teacher ({teacher['from']}): {teacher['before']['accuracy']:.2%}, after it was "
+            f"adapted to the images on all their labels: {teacher['after']['accuracy']:.2%}.",
             table(("student", "mean", "largest - smallest", "each seed"), rows),
             f"All students take the same number of steps. Wall time: {figures['seconds']} s.",
         )

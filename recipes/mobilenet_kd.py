@@ -11,9 +11,9 @@ labelled or not:
 3. fine-tune with the same label-free loss at a low learning rate (section 3.3).
 
 Where this differs from the paper, by our reading or for want of its scale: the teacher is first
-adapted to the images at hand on their labels; its outputs are taken once, from the plain images, and
-kept (`teacher_targets="online"` asks it for each crop, as the paper does); the loss has a weight,
-because near agreement JS has a quarter of the gradient of KL, which short schedules feel.
+adapted to the images at hand on their labels; its outputs are taken once, from the plain images,
+and kept (`teacher_targets="online"` asks it for each crop, as the paper does); the loss has a
+weight, because near agreement JS has a quarter of the gradient of KL, which short schedules feel.
 Baselines with the same student, steps and optimiser stand beside it: they learn from the labels of
 the few images only, and of all.
 """
@@ -48,6 +48,7 @@ from sdk.recipes.training.evaluate import accuracy, logits
 from sdk.recipes.training.export import Exported, export
 from sdk.recipes.training.loop import Objective, Pairs, Schedule, train
 from sdk.recipes.workspace import Workspace
+from sdk.signature import Array
 
 STUDENTS = {"mobilenet_v3_small": mobilenet_v3_small, "mobilenet_v3_large": mobilenet_v3_large}
 TEACHERS = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
@@ -70,8 +71,8 @@ class MobileNetKD(Recipe):
 
     CLAIM: ClassVar[str] = (
         "The paper's abstract gives MobileNetV3-large 79.0 % top-1 on ImageNet after SSLD, from "
-        "75.2 %; that is another data set, with four million more images and 360 epochs: the figures "
-        "do not compare."
+        "75.2 %; that is another data set, with four million more images and 360 epochs: the "
+        "figures do not compare."
     )
 
     data: str = "digits"
@@ -210,13 +211,15 @@ class _Run:
         self.train = train_set.take(order[recipe.validation :])
         self.few = self.train.take(np.arange(recipe.labelled))
         self.classes = len(self.train.classes)
+        size = (recipe.image_size, recipe.image_size)
+        self.pre = ImageProcessor(size=size, mean=recipe.mean, std=recipe.std)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
         self.normalise = partial(_normalise, mean=mean, std=std)
 
     def adapted_teacher(self) -> nn.Module:
         """The teacher, trained or adapted on all labels of the training images."""
         recipe = self.recipe
-        model = CifarResNet(TEACHERS[recipe.teacher], self.classes)
+        model: nn.Module = CifarResNet(TEACHERS[recipe.teacher], self.classes)
         weights = self._teacher_weights()
         if weights is not None:
             _load_weights(model, weights)
@@ -252,14 +255,12 @@ class _Run:
     def compiled(self, student: nn.Module, output: Path, *, overwrite: bool) -> Exported:
         """Gated artifacts for every engine present."""
         recipe = self.recipe
-        size = (recipe.image_size, recipe.image_size)
-        pre = ImageProcessor(size=size, mean=recipe.mean, std=recipe.std)
         post = Classification(self.train.classes, top=min(5, self.classes))
         return export(
             student,
             output,
             artifacts=self.space.folder / "artifacts",
-            processor=Processor("image", pre, "output", post),
+            processor=Processor("image", self.pre, "output", post),
             calibration=self._inputs(self.train.take(np.arange(recipe.calibration))),
             validation=(self._inputs(self.validation), self.validation.labels),
             test=(self._inputs(self.test), self.test.labels),
@@ -367,8 +368,8 @@ class _Run:
         scores = logits(model, torch.from_numpy(self.test.pixels), self.normalise)
         return {"accuracy": accuracy(scores, self.test.labels)}
 
-    def _inputs(self, chosen: ImageSet) -> Any:
-        return images.normalised(chosen.pixels, self.recipe.mean, self.recipe.std)
+    def _inputs(self, chosen: ImageSet) -> Array:
+        return self.pre(list(chosen.pixels))
 
     def _teacher_weights(self) -> Path | None:
         if self.recipe.teacher_weights:

@@ -128,7 +128,7 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
     One at a time: whoever else builds the same output meanwhile gets an ArtifactError.
     """
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     hidden = output.parent / f".{output.name}.tmp"
     try:
         hidden.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,8 @@ def publish(folder: Path, manifest: Manifest, output: Path, *, overwrite: bool =
     return replace(artifact, path=output)
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise InputError unless an artifact may be written at `output`."""
     if output.suffix != ".edge":
         raise InputError(
             "The output is not named as an artifact.",

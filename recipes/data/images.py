@@ -8,7 +8,7 @@ optional. The word `digits` stands for scikit-learn's scanned digits, which ship
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def _digits(size: int) -> tuple[ImageSet, ImageSet]:
 
 def _load_split(root: Path, name: str, size: int, cache: Path, progress: Report) -> ImageSet:
     parquet = root / f"{name}.parquet"
+    images: Sequence[bytes | Path]
     if parquet.is_file():
         images, labels = _read_parquet(parquet)
         classes = _class_names(root, labels)
@@ -141,7 +142,7 @@ def _read_folder(folder: Path) -> tuple[list[Path], Array, tuple[str, ...]]:
     return [file for file, _ in files], np.array([i for _, i in files], np.int64), classes
 
 
-def _decoded(images: list[Any], file: Path, size: int, what: str, progress: Report) -> Array:
+def _decoded(images: Sequence[Any], file: Path, size: int, what: str, progress: Report) -> Array:
     """The images as a memory-mapped array; an earlier run's file is used if it is whole."""
     if file.is_file():
         pixels = np.load(file, mmap_mode="c")
@@ -160,12 +161,5 @@ def _decoded(images: list[Any], file: Path, size: int, what: str, progress: Repo
     return np.load(file, mmap_mode="c")  # type: ignore[no-any-return]
 
 
-def _chunks(items: list[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+def _chunks(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
     return ((start, items[start : start + size]) for start in range(0, len(items), size))
-
-
-def normalised(pixels: Array, mean: Iterable[float], std: Iterable[float]) -> Array:
-    """uint8 N x H x W x 3 to float32 N x 3 x H x W, as `ImageProcessor` makes it."""
-    mean, std = np.array([*mean], np.float32), np.array([*std], np.float32)
-    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -6,14 +6,19 @@ which it is surest are kept.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from sdk.signature import Array
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
 
 THUMBNAIL = 8
 
 
-def without_copies(pool: Array, test: Array, *, threshold: float = 0.999) -> Array:
+def without_copies(pool: Pixels, test: Pixels, *, threshold: float = 0.999) -> Indices:
     """Indices of the pool's pictures that are no near-copies of a test picture.
 
     Pictures are uint8 of N x H x W x 3. The paper matches SIFT features; for small pictures we take
@@ -27,7 +32,7 @@ def without_copies(pool: Array, test: Array, *, threshold: float = 0.999) -> Arr
     return np.flatnonzero(np.concatenate(worst) <= threshold)
 
 
-def surest(probabilities: Array, per_class: int) -> Array:
+def surest(probabilities: Floats, per_class: int) -> Indices:
     """Indices of the `per_class` highest-scoring rows of each predicted class, in order.
 
     probabilities: N x classes, the teacher's. Classes with fewer rows keep all of theirs.
@@ -40,7 +45,7 @@ def surest(probabilities: Array, per_class: int) -> Array:
     return np.sort(np.concatenate(kept))
 
 
-def _thumbnails(pixels: Array) -> Array:
+def _thumbnails(pixels: Pixels) -> Floats:
     """Mean-free unit vectors of small averaged pictures: N x (8 * 8 * 3)."""
     count, height, width, channels = pixels.shape
     rows, columns = height // THUMBNAIL, width // THUMBNAIL
@@ -48,4 +53,4 @@ def _thumbnails(pixels: Array) -> Array:
     blocks = cut.reshape(count, THUMBNAIL, rows, THUMBNAIL, columns, channels)
     flat = blocks.mean((2, 4)).reshape(count, -1)
     flat -= flat.mean(1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)  # type: ignore[no-any-return]
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6))

@@ -6,6 +6,7 @@ All take logits of N x classes and return the mean over N, in nats. `p` is the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
     m = (p + q) / 2. Symmetric, at most ln 2. Near p = q its curvature is a quarter of KL's.
     """
     log_p, log_q = nnf.log_softmax(student, -1), nnf.log_softmax(teacher, -1)
-    log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, device=log_p.device))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     return (_kl(log_p, log_m) + _kl(log_q, log_m)) / 2
 
 

@@ -20,7 +20,9 @@ def logits(
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        parts = [model(normalise(part.to(device))).float().cpu() for part in pixels.split(batch)]
+        parts = [
+            model(normalise(part.to(device))).float().cpu() for part in torch.split(pixels, batch)
+        ]
     return torch.cat(parts).clone()
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -70,7 +71,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """The indices of steps `start` to `stop`: each epoch a permutation of its own, by its number."""
+    """The indices of steps `start` to `stop`: each epoch has its own permutation."""
 
     drop_last = False
 
@@ -142,7 +143,7 @@ class _Stage:
             _groups(model, schedule.weight_decay), schedule.lr, schedule.momentum, nesterov=True
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
-        average = get_ema_multi_avg_fn(schedule.ema)
+        average = get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(
             model, optimizer, scheduler
@@ -219,7 +220,8 @@ class _Stage:
         return int((self.folder / "step").read_text())
 
 
-def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_is(batch: Any) -> Any:
+    """`Pairs` gives whole batches."""
     return batch
 
 
