@@ -52,13 +52,12 @@ def load(
     _check_kernels(manifest)
     target, note = _choose(Target.parse(manifest.target), device, fallback)
     function = manifest.functions["main"]
+    threads = threads or default_threads()
     session = open_session(
-        artifact.path / function.file,
-        function.signature,
-        target,
-        threads=threads or default_threads(),
+        artifact.path / function.file, function.signature, target, threads=threads
     )
-    return Model(artifact, session, target, _processor(artifact, function.signature), note)
+    processor = _processor(artifact, function.signature)
+    return Model(artifact, session, target, processor, note=note, threads=threads)
 
 
 def default_threads() -> int:
@@ -75,10 +74,12 @@ class Model:
         session: Session,
         target: Target,
         processor: Processor | None,
+        *,
         note: str,
+        threads: int,
     ) -> None:
         self.artifact, self.session, self.target = artifact, session, target
-        self.processor, self._note = processor, note
+        self.processor, self._note, self.threads = processor, note, threads
         self.signature = session.signature
         self._call = as_function(session)
 

@@ -45,10 +45,22 @@ def interleave(
     warmup: int = 10,
     budget: float = 10.0,
 ) -> dict[str, Latency]:
+    """`sample`, summed up."""
+    samples = sample(calls, runs=runs, warmup=warmup, budget=budget)
+    return {name: Latency.of(times) for name, times in samples.items()}
+
+
+def sample(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    runs: int = 100,
+    warmup: int = 10,
+    budget: float = 10.0,
+) -> dict[str, list[float]]:
     """Time several calls in turn, so that a slow moment of the machine hits all of them.
 
     Stops after `runs` rounds or after `budget` seconds, but never before 5 rounds. The order turns
-    with each round, so that no call always follows the same other one.
+    with each round, so that no call always follows the same other one. Returns microseconds.
     """
     for call in calls.values():
         _spin(call, warmup, budget / 10)
@@ -62,7 +74,7 @@ def interleave(
             start = time.perf_counter_ns()
             calls[name]()
             samples[name].append((time.perf_counter_ns() - start) / 1e3)
-    return {name: Latency.of(times) for name, times in samples.items()}
+    return samples
 
 
 def _spin(call: Callable[[], object], times: int, budget: float) -> None:

@@ -1,0 +1,55 @@
+"""The machine and the software that a measurement was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+TOOLS = ("edge-sdk", "numpy", "onnxruntime", "openvino", "torch")
+
+
+def describe() -> dict[str, str]:
+    """Processor, cores, system, load and versions; what the system does not tell is left out."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts = {
+        "processor": _processor(),
+        "cores": f"{allowed} allowed of {os.cpu_count()}",
+        "frequency governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory": _memory(),
+        "system": platform.platform(),
+        "load average": f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "",
+        "python": platform.python_version(),
+        **_versions(),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    lines = _read("/proc/cpuinfo").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    lines = _read("/proc/meminfo").splitlines()
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemTotal:")]
+    return f"{sizes[0] / 2**20:.1f} GiB" if sizes else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
