@@ -72,6 +72,7 @@ class OpenVinoSession:
         self._file, self._target, self._threads = file, target, threads
         self._compiled = self._compile()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._infer: Callable[[Any, Mapping[str, Array]], None] = _infer  # profile() wraps it
         self._check_names()
 
     def run(
@@ -150,10 +151,6 @@ class OpenVinoSession:
             return self._compiled.create_infer_request()
 
     @staticmethod
-    def _infer(request: Any, feed: Mapping[str, Array]) -> None:
-        request.infer(feed, share_inputs=True, share_outputs=True)
-
-    @staticmethod
     def _take(data: Array, name: str, outputs: Mapping[str, Array] | None) -> Array:
         if outputs is None or name not in outputs:
             return data.copy()
@@ -213,6 +210,10 @@ def mapped_errors() -> Iterator[None]:
                 fix="try another engine",
             ) from error
         raise EngineError(f"OpenVINO cannot load the model: {text}") from error
+
+
+def _infer(request: Any, feed: Mapping[str, Array]) -> None:
+    request.infer(feed, share_inputs=True, share_outputs=True)
 
 
 def _ov() -> Any:
