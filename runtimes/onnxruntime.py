@@ -130,7 +130,7 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Release the session."""
-        del self._session
+        self._session = None
         self._run = _closed
 
     def _create(self, profile_prefix: str | None = None) -> Any:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
 from sdk.runtimes.session import (
@@ -22,6 +20,7 @@ from sdk.runtimes.session import (
     Stopwatch,
     call_times,
     check_names,
+    put,
     watch,
     without_engine,
 )
@@ -154,8 +153,7 @@ class OpenVinoSession:
     def _take(data: Array, name: str, outputs: Mapping[str, Array] | None) -> Array:
         if outputs is None or name not in outputs:
             return data.copy()
-        np.copyto(outputs[name], data)
-        return outputs[name]
+        return put(data, outputs[name], name)
 
     def _compile(self, **properties: object) -> Any:
         core = _ov().Core()

@@ -8,7 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sdk.errors import SignatureMismatchError
+import numpy as np
+
+from sdk.errors import InputError, SignatureMismatchError
 from sdk.signature import Array, Signature
 
 
@@ -189,8 +191,20 @@ def fill(results: dict[str, Array], outputs: Mapping[str, Array] | None) -> dict
     if outputs is None:
         return results
     for name, buffer in outputs.items():
-        buffer[...] = results[name]
+        put(results[name], buffer, name)
     return {**results, **outputs}
+
+
+def put(result: Array, buffer: Array, name: str) -> Array:
+    """Copy a result into a buffer of exactly its shape: NumPy alone would broadcast."""
+    if buffer.shape != result.shape:
+        raise InputError(
+            f"The buffer for the output {name!r} does not fit.",
+            expected=f"{result.dtype}{list(result.shape)}",
+            got=f"{buffer.dtype}{list(buffer.shape)}",
+        )
+    np.copyto(buffer, result)
+    return buffer
 
 
 def check_names(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,8 @@ from sdk.manifest import Manifest
 from sdk.processor import Processor
 from sdk.runtimes import open_session, probe
 from sdk.runtimes.session import Placement, Session
-from sdk.signature import Array, Dim, Signature
+from sdk.signature import Array, Dim, Signature, fits
+from sdk.structure import FIX, parse
 from sdk.target import DEVICES, Target
 
 FALLBACKS = ("forbid", "warn", "allow")
@@ -47,16 +48,18 @@ def load(
     it here, `fallback` decides: `forbid` raises EngineUnavailableError, `warn` takes the CPU with a
     FallbackWarning, `allow` takes the CPU. `threads` are the engine's; default: all cores allowed.
     """
+    if threads is not None and threads < 1:
+        raise InputError("threads must be at least 1, or None for all cores.", got=threads)
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
     manifest = artifact.manifest
     _check_kernels(manifest)
     target, note = _choose(Target.parse(manifest.target), device, fallback)
     function = manifest.functions["main"]
+    processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
     session = open_session(
         artifact.path / function.file, function.signature, target, threads=threads
     )
-    processor = _processor(artifact, function.signature)
     return Model(artifact, session, target, processor, note=note, threads=threads)
 
 
@@ -99,6 +102,12 @@ class Model:
             if self.processor is not None:
                 self._check_finite(self.processor, value)
             return self._call(value, outputs)
+        if outputs is not None:
+            raise InputError(
+                "Output buffers are for one run on arrays.",
+                got=type(value).__name__,
+                fix="leave outputs out, or pass the model's arrays themselves",
+            )
         if isinstance(value, list):
             return self._predict_many(value)
         return self._predict_raw([value])[0]
@@ -168,13 +177,16 @@ class Model:
                 got=type(values[0]).__name__,
                 fix="pass an array, or compile with processor=sdk.Processor(...)",
             )
-        size = _batch_size(self.signature)
+        least, most = _batch_sizes(self.signature, processor.input)
         results: list[Any] = []
-        for start in range(0, len(values), size):
-            batch = processor.pre(list(values[start : start + size]))
+        for start in range(0, len(values), most):
+            batch = processor.pre(list(values[start : start + most]))
+            count = len(batch)
+            if count < least:  # a fixed batch is filled up; what comes of that is dropped
+                batch = np.concatenate([batch, batch[-1:].repeat(least - count, axis=0)])
             feed = {processor.input: batch}
             self.signature.check(feed)
-            results += _declared(processor, self.session.run(feed), len(batch))
+            results += _declared(processor, self.session.run(feed), len(batch))[:count]
         return results
 
 
@@ -194,7 +206,10 @@ def as_function(session: Session) -> Callable[..., Any]:
         if only_input is None:
             names = [spec.name for spec in signature.inputs]
             raise InputError(
-                "The model has several inputs.", expected=f"a mapping of {names}", got="one array"
+                f"The model has {len(names)} inputs.",
+                expected=f"a mapping of {names}",
+                got="one array",
+                fix="pass {name: array, ...}",
             )
         feed = {only_input: value}
         check(feed)
@@ -205,30 +220,46 @@ def as_function(session: Session) -> Callable[..., Any]:
 
 
 def _check_buffers(signature: Signature, outputs: Mapping[str, Array]) -> None:
+    """What can be known before the run; sizes that vary are checked when a buffer is filled."""
     known = {spec.name: spec for spec in signature.outputs}
     for name, buffer in outputs.items():
         spec = known.get(name)
         if spec is None:
             raise InputError(f"The model has no output {name!r}.", expected=list(known), got=name)
-        fits = isinstance(buffer, np.ndarray) and buffer.flags.writeable
-        if not fits or buffer.dtype != spec.dtype or buffer.ndim != len(spec.shape):
+        writeable = isinstance(buffer, np.ndarray) and buffer.flags.writeable
+        if not writeable or buffer.dtype != spec.dtype or not fits(buffer.shape, spec.shape, {}):
             raise InputError(
                 f"The buffer for the output {name!r} does not fit.",
                 expected=f"a writeable array {spec}",
-                got=getattr(buffer, "dtype", type(buffer).__name__),
+                got=_described(buffer),
             )
+    if any(np.shares_memory(a, b) for a, b in itertools.combinations(outputs.values(), 2)):
+        raise InputError("Two output buffers share memory.", fix="pass separate arrays")
 
 
-def _batch_size(signature: Signature) -> int:
-    """How many raw inputs one run takes: the most that the first dim allows."""
-    first = signature.inputs[0].shape[0]
-    return first.max if isinstance(first, Dim) else int(first)
+def _described(buffer: object) -> str:
+    if not isinstance(buffer, np.ndarray):
+        return type(buffer).__name__
+    return f"{'' if buffer.flags.writeable else 'read-only '}{buffer.dtype}{list(buffer.shape)}"
+
+
+def _batch_sizes(signature: Signature, name: str) -> tuple[int, int]:
+    """The least and the most raw inputs that one run takes."""
+    (spec,) = (spec for spec in signature.inputs if spec.name == name)
+    first = spec.shape[0]
+    return (first.min, first.max) if isinstance(first, Dim) else (first, first)
 
 
 def _declared(processor: Processor, outputs: dict[str, Array], count: int) -> list[Any]:
     """One result per input: what the processor declares, else the rows of the outputs."""
     if processor.post is not None and processor.output is not None:
         return list(processor.post(outputs[processor.output]))
+    whole = [name for name, array in outputs.items() if array.shape[:1] != (count,)]
+    if whole:
+        raise InputError(
+            f"The outputs {whole} have no row for each raw input.",
+            fix="pass arrays instead of raw inputs, or compile with a Processor that has a `post`",
+        )
     rows = [{name: array[i] for name, array in outputs.items()} for i in range(count)]
     return [next(iter(row.values())) if len(row) == 1 else row for row in rows]
 
@@ -248,7 +279,9 @@ def _choose(target: Target, device: str, fallback: str) -> tuple[Target, str]:
         return chosen, ""  # open_session explains what is missing
     if "cpu" not in available.devices:
         raise EngineUnavailableError(
-            f"The engine {target.engine!r} has neither {wanted!r} nor a CPU here."
+            f"The engine {target.engine!r} has neither {wanted!r} nor a CPU here.",
+            expected=f"one of {', '.join(available.devices)}",
+            got=wanted,
         )
     note = f"{wanted} is not there; the CPU stands in for it"
     if fallback == "warn":
@@ -270,13 +303,11 @@ def _processor(artifact: Artifact, signature: Signature) -> Processor | None:
     text = artifact.read(PROCESSOR)
     if text is None:
         return None
+    processor = Processor.from_json(parse(text, "processor"))
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{PROCESSOR} is not JSON.", got=error) from error
-    processor = Processor.from_json(data)
-    try:
-        processor.check_names(signature)
+        processor.check(signature)
     except InputError as error:
-        raise CorruptArtifactError(error.what, expected=error.expected) from error
+        raise CorruptArtifactError(
+            f"{PROCESSOR}: {error.what}", expected=error.expected, got=error.got, fix=FIX
+        ) from error
     return processor

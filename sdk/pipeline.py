@@ -112,7 +112,7 @@ def compile_model(
         settings.progress("capture", 0, 1)
         program = capture(model, inputs, dynamic)
         if settings.processor is not None:
-            settings.processor.check_names(program.signature)
+            settings.processor.check(program.signature)
         example = example_feed(model, inputs) or program.signature.zeros()
         compiler = Compiler(settings, folder, program, example)
         baseline = compiler.build(program)
@@ -140,9 +140,14 @@ class Compiler:
 
     def __init__(self, settings: Settings, folder: Path, program: Program, example: Feed) -> None:
         self.settings, self.folder = settings, folder
-        self.calibration = as_feeds(program.signature, settings.calibration)
-        checks = as_feeds(program.signature, settings.check) or self.calibration
-        program.signature.check(example)
+        from sdk.compilers.quantize import check_calibration  # imports torch
+
+        signature = program.signature
+        calibration = as_feeds(signature, settings.calibration)
+        self.calibration = check_calibration(signature, calibration) if calibration else []
+        checks = as_feeds(signature, settings.check) or self.calibration
+        for feed in (example, *checks):
+            signature.check(feed)
         self.feeds = [example, *checks[:MAX_CHECKS]]
         self.created = 0
         self.eager: Latency | None = None

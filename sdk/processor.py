@@ -18,7 +18,7 @@ import numpy as np
 
 from sdk.errors import InputError
 from sdk.extras import require
-from sdk.signature import Array, Signature
+from sdk.signature import Array, Signature, fits
 from sdk.structure import from_json, to_json
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ MODES = {"RGB": 3, "L": 1}
 LAYOUTS = ("NCHW", "NHWC")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MAX_FILE_BYTES = 256 << 20
+MAX_SIDE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +58,29 @@ class ImageProcessor:
         usable = (
             len(self.size) == 2
             and min(self.size) >= 1
-            and (self.resize is None or self.resize >= max(self.size))
+            and max(self.size) <= (MAX_SIDE if self.resize is None else self.resize) <= MAX_SIDE
             and self.interpolation in INTERPOLATIONS
             and self.layout in LAYOUTS
             and len(self.mean) in (1, channels)
             and len(self.std) in (1, channels)
             and all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std))
-            and 0 not in self.std
+            and all(np.float32(value) != 0 for value in self.std)
         )
         if not usable:
             raise InputError(
                 "The image processor's settings are not usable.",
-                expected=f"size=(height, width), resize >= size or None, mode in {tuple(MODES)}, "
+                expected=f"size=(height, width), resize >= size or None, both at most {MAX_SIDE}, "
+                f"mode in {tuple(MODES)}, "
                 f"interpolation in {INTERPOLATIONS}, layout in {LAYOUTS}, one mean and one std for "
                 "each channel, no std of 0",
                 got=self,
             )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one processed image: C x H x W, or H x W x C."""
+        channels = MODES[self.mode]
+        return (channels, *self.size) if self.layout == "NCHW" else (*self.size, channels)
 
     def __call__(self, images: Sequence[Any]) -> Array:
         """float32 of N x C x H x W, or N x H x W x C."""
@@ -84,7 +92,7 @@ class ImageProcessor:
     def _pixels(self, value: Any) -> Array:
         """uint8 of H x W x C at the wanted size."""
         with _decoding(value):
-            image = self._resized(_upright(self._open(value)).convert(self.mode))
+            image = self._resized(_in_bytes(_upright(self._open(value))).convert(self.mode))
             pixels = np.asarray(image)
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
@@ -112,11 +120,15 @@ class ImageProcessor:
         height, width = self.size
         if self.resize is None:
             return image.resize((width, height), method)
+        # resized and cut in one step: the whole of a long strip would not fit into memory
         short = min(image.size)
-        scaled = [max(1, round(side * self.resize / short)) for side in image.size]
-        image = image.resize((scaled[0], scaled[1]), method)
-        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-        return image.crop((left, top, left + width, top + height))
+        box = [0.0, 0.0, 0.0, 0.0]
+        for axis, (side, wanted) in enumerate(zip(image.size, (width, height), strict=True)):
+            scaled = max(1, round(side * self.resize / short))
+            start = (scaled - wanted) // 2
+            box[axis] = start * side / scaled
+            box[axis + 2] = min((start + wanted) * side / scaled, side)
+        return image.resize((width, height), method, (box[0], box[1], box[2], box[3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +194,33 @@ class Processor:
     post: Classification | None = None
     finite: bool = True
 
-    def check_names(self, signature: Signature) -> None:
-        """Raise InputError unless the signature has the input and the output that are named."""
+    def check(self, signature: Signature) -> None:
+        """Raise InputError unless the signature has the named input and output, and they fit."""
+        self._check_names(signature)
+        if self.pre is not None:
+            (spec,) = (spec for spec in signature.inputs if spec.name == self.input)
+            batch = spec.shape[:1] != (0,)
+            if not batch or spec.dtype != "float32" or not fits(self.pre.shape, spec.shape[1:], {}):
+                raise InputError(
+                    f"The processor does not make what the input {spec.name!r} takes.",
+                    expected=spec,
+                    got=f"float32[N, {', '.join(map(str, self.pre.shape))}]",
+                    fix="change the processor's size, mode or layout",
+                )
+        if self.post is not None:
+            self._check_labels(self.post, signature)
+
+    def _check_labels(self, post: Classification, signature: Signature) -> None:
+        shapes = [spec.shape for spec in signature.outputs if spec.name == self.output]
+        classes = shapes[0][-1] if shapes and len(shapes[0]) == 2 else None
+        if classes is None or (isinstance(classes, int) and classes != len(post.labels)):
+            raise InputError(
+                "The processor's labels need an output with one score for each.",
+                expected=f"output='name' of an output of N x {len(post.labels)}",
+                got=", ".join(f"{spec.name}: {spec}" for spec in signature.outputs),
+            )
+
+    def _check_names(self, signature: Signature) -> None:
         for role, name, specs in (
             ("input", self.input, signature.inputs),
             ("output", self.output, signature.outputs),
@@ -257,6 +294,22 @@ def _upright(image: Image) -> Image:
     """The image as its camera held it."""
     ops = require("PIL.ImageOps", purpose="Decoding images")
     return ops.exif_transpose(image)  # type: ignore[no-any-return]
+
+
+def _in_bytes(image: Image) -> Image:
+    """The image with 8 bits a channel. Pillow's own conversion clips 16 bits to white."""
+    if image.mode.startswith("I;16"):
+        pil = require("PIL.Image", purpose="Decoding images")
+        pixels = np.rint(np.asarray(image) / 257).astype(np.uint8)
+        return pil.fromarray(pixels)  # type: ignore[no-any-return]
+    if image.mode in ("I", "F"):
+        raise InputError(
+            "The image's pixels have no known range.",
+            expected="8 or 16 bits a channel",
+            got=f"mode {image.mode!r}",
+            fix="scale it to 8 bits first",
+        )
+    return image
 
 
 @contextmanager

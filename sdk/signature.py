@@ -87,7 +87,7 @@ class Signature:
                 array is None
                 or not isinstance(array, np.ndarray)
                 or array.dtype != spec.dtype
-                or not _fits(array.shape, spec.shape, sizes)
+                or not fits(array.shape, spec.shape, sizes)
             ):
                 raise _explain(spec, array, self._bound(spec, feed))
         if len(feed) != len(self.inputs):
@@ -104,7 +104,7 @@ class Signature:
         """Sizes of the named dims of `spec` that the inputs before it have set."""
         sizes: dict[str, int] = {}
         for earlier in self.inputs[: self.inputs.index(spec)]:
-            _fits(feed[earlier.name].shape, earlier.shape, sizes)
+            fits(feed[earlier.name].shape, earlier.shape, sizes)
         names = {dim.name for dim in spec.shape if isinstance(dim, Dim)}
         return {name: size for name, size in sizes.items() if name in names}
 
@@ -119,7 +119,7 @@ class Signature:
         }
 
 
-def _fits(shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[str, int]) -> bool:
+def fits(shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[str, int]) -> bool:
     """Whether the shape fits; a named dim has one size in the whole feed (kept in `sizes`)."""
     if len(shape) != len(expected):
         return False
