@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdk.extras import require
-from sdk.profiling import Operator, Profile
+
+if TYPE_CHECKING:
+    from sdk.profiling import Operator, Profile
 
 TOP = 20
 BINS = 40

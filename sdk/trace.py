@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sdk.profiling import Operator, Profile, Span
+if TYPE_CHECKING:
+    from sdk.profiling import Operator, Profile, Span
 
 TRACKS = {"call": 1, "operators": 2}
 PROCESS = 1

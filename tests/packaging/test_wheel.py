@@ -17,7 +17,7 @@ ROOMS = {
     "recipes": "sdk/recipes",
     "apps": "sdk/apps",
 }
-DATA = {"sdk/manifest.schema.json", "sdk/py.typed"}
+DATA = {"sdk/manifest.schema.json", "sdk/py.typed", "sdk/report.html.j2"}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
 
