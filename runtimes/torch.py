@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sdk.errors import CorruptArtifactError, EngineError
+from sdk.errors import CorruptArtifactError, EngineError, SignatureMismatchError
 from sdk.extras import installed, require
 from sdk.runtimes.session import (
     EngineProfile,
@@ -27,6 +28,7 @@ from sdk.runtimes.session import (
     without_engine,
 )
 from sdk.signature import Array, Signature
+from sdk.structure import FIX
 from sdk.target import Availability, Target
 
 NAMESPACES = ("aten", "quantized_decomposed", "edge")
@@ -37,6 +39,9 @@ SCALARS = {
     "torch": (None, ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite")),
 }  # fmt: skip
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
+# What an operator raises on arguments that it cannot take, and Python on data of another form.
+FAILURES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
+            AssertionError, MemoryError)  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 NOTES = (
@@ -71,11 +76,13 @@ class TorchSession:
         self._target = target
         torch.set_num_threads(threads)
         graph = _read(file)
+        _check_counts(graph, signature)
         self._weights = self._load_weights(file.with_name("weights.safetensors"), graph["weights"])
-        self._inputs = list(zip(graph["inputs"], signature.inputs, strict=True))
-        self._steps = [_step(node, self._device) for node in graph["nodes"]]
-        self._outputs = [_argument(value, self._device) for value in graph["outputs"]]
-        self._last_use = _last_uses(self._steps, self._outputs)
+        with _usable(file):
+            self._inputs = list(zip(map(_name, graph["inputs"]), signature.inputs, strict=True))
+            self._steps = [_step(node, self._device) for node in graph["nodes"]]
+            self._outputs = [_argument(value, self._device) for value in graph["outputs"]]
+            self._last_use = _last_uses(self._steps, self._outputs)
 
     def run(
         self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
@@ -129,11 +136,9 @@ class TorchSession:
     def _load_weights(self, file: Path, names: Mapping[str, str]) -> dict[str, Any]:
         safetensors = require("safetensors.torch", purpose="The engine 'torch'")
         failure = require("safetensors", purpose="The engine 'torch'").SafetensorError
-        try:
+        with _usable(file, failure):
             tensors = safetensors.load(file.read_bytes())
             return {inside: tensors[name].to(self._device) for inside, name in names.items()}
-        except (failure, KeyError, OSError) as error:
-            raise CorruptArtifactError(f"{file.name} cannot be read.", got=error) from error
 
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         torch = _torch()
@@ -141,11 +146,13 @@ class TorchSession:
         for name, spec in self._inputs:
             values[name] = torch.from_numpy(np.array(feed[spec.name])).to(self._device)
         self._interpret(values)
-        results = [_resolve(value, values) for value in self._outputs]
-        return {
-            spec.name: np.array(tensor.cpu().numpy())
-            for spec, tensor in zip(self.signature.outputs, results, strict=True)
-        }
+        try:
+            return {
+                spec.name: np.array(_resolve(value, values).cpu().numpy())
+                for spec, value in zip(self.signature.outputs, self._outputs, strict=True)
+            }
+        except FAILURES as error:
+            raise EngineError(f"torch gave no such outputs: {error}") from error
 
     def _interpret(self, values: dict[str, Any]) -> None:
         """Add the value of every step to `values`, and drop those that nothing needs any more."""
@@ -155,7 +162,7 @@ class TorchSession:
                     values[name] = _apply(function, args, kwargs, values)
                     for dead in self._last_use.get(index, ()):
                         del values[dead]
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+        except FAILURES as error:
             raise EngineError(f"torch failed while running {name!r}: {error}") from error
 
     def _timed(self, function: Callable[..., Any]) -> Stopwatch:
@@ -201,25 +208,45 @@ def _closed() -> None:
     raise EngineError("The session is closed.", fix="load the artifact again")
 
 
-def _read(file: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _usable(file: Path, *more: type[Exception]) -> Iterator[None]:
+    """What a hostile or broken file makes fail in here becomes a CorruptArtifactError."""
     try:
+        yield
+    except (*FAILURES, OSError, *more) as error:
+        raise CorruptArtifactError(f"{file.name} cannot be used.", got=error, fix=FIX) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with _usable(file):
         graph = json.loads(file.read_bytes())
         kinds = {"inputs": list, "weights": dict, "nodes": list, "outputs": list}
         if {key: type(value) for key, value in graph.items()} != kinds:
             raise ValueError(f"expected the keys {sorted(kinds)}")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise CorruptArtifactError(f"{file.name} cannot be read.", got=error) from error
-    return dict(graph)
+        return dict(graph)
+
+
+def _check_counts(graph: Mapping[str, Any], signature: Signature) -> None:
+    for role, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+        if len(graph[role]) != len(specs):
+            raise SignatureMismatchError(
+                f"The engine file's {role} are not those of the manifest.",
+                expected=[spec.name for spec in specs],
+                got=f"{len(graph[role])} {role}",
+                fix=FIX,
+            )
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name is text, not {type(value).__name__}")
+    return value
 
 
 def _step(node: Any, device: Any) -> Step:
-    try:
-        name, kind, args, kwargs = node["name"], node["op"], node["args"], node["kwargs"]
-        function = _function(kind)
-        kwargs = {key: _argument(value, device) for key, value in kwargs.items()}
-        return name, kind, function, [_argument(value, device) for value in args], kwargs
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CorruptArtifactError("program.json has an unusable node.", got=error) from error
+    name, kind = _name(node["name"]), _name(node["op"])
+    kwargs = {key: _argument(value, device) for key, value in node["kwargs"].items()}
+    return name, kind, _function(kind), [_argument(v, device) for v in node["args"]], kwargs
 
 
 def _function(kind: str) -> Callable[..., Any]:
