@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def example_feed(model: Model, inputs: Inputs | None) -> dict[str, Array] | None
         if unknown:
             raise InputError(f"The model has no input {unknown[0]!r}.", expected=names, got=unknown)
         return {name: _array(name, inputs[name]) for name in names if name in inputs}
-    values = [inputs] if isinstance(inputs, (torch.Tensor, np.ndarray)) else list(inputs)
+    values = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if len(values) > len(names):
         raise InputError("Too many example inputs.", expected=names, got=f"{len(values)} inputs")
     return {name: _array(name, value) for name, value in zip(names, values, strict=False)}
@@ -109,13 +110,9 @@ def _capture_module(
     if not feed:
         raise InputError("Compiling a module needs example inputs.", fix="pass inputs=tensor")
     _check_dynamic(feed, dynamic)
-    was_training = module.training
-    module.eval()
-    try:
+    with _evaluating(module):
+        outputs = _try_run(module, feed, names)
         exported = _export(module, _widen(feed, dynamic), dynamic, names)
-        outputs = _run(module, feed, names)
-    finally:
-        module.train(was_training)
     output_names = output_names or [name for name, _ in outputs]
     signature = _signature(exported, list(feed), dynamic, output_names)
     return Program(
@@ -140,7 +137,9 @@ def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -
                 module, args, kwargs, dynamic_shapes=_as_call(shapes, args, feed, module)
             )
     except CAPTURE_FAILURES as error:
-        raise _capture_error(error) from error
+        what = "torch.export could not capture the model."
+        expected = "a forward whose control flow does not depend on tensor values"
+        raise _capture_error(what, expected, error) from error
 
 
 def _as_call(
@@ -175,15 +174,33 @@ def _eager(
     """The module itself, in eval mode, as a function of a feed."""
 
     def reference(feed: Feed) -> dict[str, Array]:
-        was_training = module.training
-        module.eval()
-        try:
+        with _evaluating(module):
             values = [value for _, value in _run(module, feed, names)]
-        finally:
-            module.train(was_training)
         return dict(zip(output_names, values, strict=True))
 
     return reference
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode in the block; behind it each part is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _try_run(module: nn.Module, feed: Feed, names: list[str]) -> list[tuple[str, Array]]:
+    """The outputs for the example inputs; torch says more of a wrong shape than torch.export."""
+    try:
+        return _run(module, feed, names)
+    except CAPTURE_FAILURES as error:
+        shapes = ", ".join(f"{name}: {x.dtype}{list(x.shape)}" for name, x in feed.items())
+        what = f"The model does not run on its example inputs ({shapes})."
+        raise _capture_error(what, "inputs that its forward takes", error) from error
 
 
 def _run(module: nn.Module, feed: Feed, names: list[str]) -> list[tuple[str, Array]]:
@@ -335,14 +352,14 @@ def _capture_onnx(path: Path, inputs: Inputs | None, dynamic: Dynamic) -> Progra
     return program
 
 
-def _capture_error(error: BaseException) -> CaptureError:
-    """Name the user's line on which capture stopped, and what to change."""
+def _capture_error(what: str, expected: str, error: BaseException) -> CaptureError:
+    """Name the user's line on which it stopped, and what to change."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     user = [f for f in frames if "/sdk/" not in f.filename]
     message = str(error).strip().splitlines()
     return CaptureError(
-        "torch.export could not capture the model.",
-        expected="a forward whose control flow does not depend on tensor values",
+        what,
+        expected=expected,
         got=f"{type(error).__name__}: {message[0] if message else ''}",
         fix=f"change {user[-1].filename}:{user[-1].lineno}: {user[-1].line}" if user else None,
     )

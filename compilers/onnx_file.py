@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch.fx import Node
 
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
@@ -65,13 +66,24 @@ def _translation_error(error: BaseException, program: Program) -> Exception:
     if match is None:
         return EngineError(f"torch.onnx could not translate the program: {text[:500]}")
     name = match[1]
-    nodes = [n for n in program.exported.graph.nodes if str(n.target).startswith(name)]
-    source = source_of(nodes[0]) if nodes else SourceLine("", name, "")
+    reads = re.search(r"Error when translating node .*?args = \((.*?)\), kwargs", text)
+    node = _untranslated(program, name, re.findall(r"%(\w+)", reads[1]) if reads else [])
+    source = SourceLine("", name, "") if node is None else source_of(node)
+    place = f" in module {source.module!r}" * bool(source.module)
+    place += f" at {source.line}" * bool(source.line)
     return UnsupportedOperatorError(
         f"The operator {name} has no translation to ONNX.",
-        got=f"{name} in module {source.module!r} at {source.line}",
+        got=f"{source.operator}{place}",
         fix="compile for 'torch', which has it, or write the operator with ordinary ones",
     )
+
+
+def _untranslated(program: Program, name: str, reads: list[str]) -> Node | None:
+    """The node of operator `name`, or the one that was taken apart into it: it reads the same."""
+    nodes = [node for node in program.exported.graph.nodes if node.op == "call_function"]
+    own = (node for node in nodes if str(node.target).startswith(name))
+    whole = (n for n in nodes if reads and {*reads} <= {i.name for i in n.all_input_nodes})
+    return next(own, None) or next(whole, None)
 
 
 def _chain(error: BaseException) -> str:

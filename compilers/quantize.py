@@ -123,7 +123,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type inf
 
     def _annotate_compute(self, node: Node) -> None:
         layer = layer_of(node)
-        inputs = {a: ACTIVATION for a in node.args[:2] if _is_float(a)}
+        inputs = {a: ACTIVATION for a in node.args[:2] if _is_float(a) and not _is_table(a)}
         if node.target in WEIGHTED:
             if not _is_weight(node.args[1]):
                 return
@@ -197,6 +197,11 @@ def _fused_clip(node: Node) -> Node:
         else:
             break
     return last
+
+
+def _is_table(argument: Node) -> bool:
+    """A constant of several values: one scale for all would round the small ones to zero."""
+    return _is_weight(argument) and argument.meta["val"].numel() > 1
 
 
 def _is_result(node: Node) -> bool:
@@ -302,10 +307,13 @@ def _pairs_by_layer(graph: GraphModule) -> dict[str, set[str]]:
     """Layer -> names of the quantize nodes right before and behind it."""
     pairs: dict[str, set[str]] = defaultdict(set)
     for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target not in {*WEIGHTED, *ARITHMETIC}:
-            continue
-        pairs[layer_of(node)].update(q.name for q in _quantizes_around(node))
+        if node.target in {*WEIGHTED, *ARITHMETIC} and all(map(_is_dequantized, node.args[:2])):
+            pairs[layer_of(node)].update(q.name for q in _quantizes_around(node))
     return dict(pairs)
+
+
+def _is_dequantized(argument: Any) -> bool:
+    return isinstance(argument, Node) and "quantized_decomposed.dequantize" in str(argument.target)
 
 
 def _quantizes_around(node: Node) -> Iterator[Node]:
