@@ -40,7 +40,8 @@ def find(text: str) -> Source:
         _check_file(path)
         return Source(path)
     module_name, colon, attribute = text.partition(":")
-    if not (colon and attribute and all(part.isidentifier() for part in module_name.split("."))):
+    named = all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")])
+    if not (colon and named) or module_name.endswith(".py"):
         raise InputError(
             f"The model {text!r} is not understood.",
             expected="package.module:callable, or the path of an .onnx file",
@@ -64,7 +65,8 @@ def _check_file(path: Path) -> None:
 
 def _rewritten(path: Path, attribute: str) -> str:
     """What to write instead of `folder/model.py:net` or of a name without a colon."""
-    stem = Path(str(path).partition(":")[0]).with_suffix("")
+    file = Path(str(path).partition(":")[0])
+    stem = file.with_suffix("") if file.suffix == ".py" else file
     module = ".".join(part for part in stem.parts if part not in ("/", "."))
     return f"write {module or 'package.module'}:{attribute or 'callable'}"
 
@@ -97,7 +99,7 @@ def _is_part(missing: str | None, name: str) -> bool:
 
 
 def _modules_in(package: str) -> list[str]:
-    folders = list(sys.modules[package].__path__) if package else [str(Path.cwd())]
+    folders = getattr(sys.modules[package], "__path__", ()) if package else [str(Path.cwd())]
     return [module.name for module in pkgutil.iter_modules(folders)]
 
 
@@ -156,12 +158,22 @@ def _user_code(what: str) -> Iterator[None]:
     try:
         yield
     except USER_FAILURES as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
             what,
             got=f"{type(error).__name__}: {error}",
-            fix=f"look at {last.filename}:{last.lineno}, or run again with --debug",
+            fix=f"look at {_where(error)}, or run again with --debug",
         ) from error
+
+
+def _where(error: Exception) -> str:
+    """File and line of the caller's own code at which `error` came up."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    libraries = ("<frozen", "site-packages", str(Path(importlib.__file__).parent))
+    own = [f for f in frames if not any(library in f.filename for library in libraries)]
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 def _near(name: str, known: Iterable[str]) -> str | None:
