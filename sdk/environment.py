@@ -7,6 +7,11 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+# What engines choose their int8 and half-precision kernels by, as Linux names it.
+INSTRUCTIONS = (
+    "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8",
+    "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
 TOOLS = ("edge-sdk", "numpy", "onnxruntime", "openvino", "torch")
 
 
@@ -15,6 +20,7 @@ def describe() -> dict[str, str]:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = {
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": f"{allowed} allowed of {os.cpu_count()}",
         "frequency governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory": _memory(),
@@ -40,6 +46,14 @@ def _processor() -> str:
     lines = _read("/proc/cpuinfo").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Those of `INSTRUCTIONS` that the first core has."""
+    lines = _read("/proc/cpuinfo").partition("\n\n")[0].splitlines()
+    rows = [line.partition(":") for line in lines]
+    flags = " ".join(value for key, _, value in rows if key.strip() in ("flags", "Features"))
+    return " ".join(name for name in INSTRUCTIONS if name in flags.split())
 
 
 def _memory() -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import RenderableType
 from typer import Option
 
 import sdk
 from sdk.cli.options import ArtifactPath
-from sdk.cli.output import Answer, say, table
+from sdk.cli.output import Answer, duration, say, size, table
 
 if TYPE_CHECKING:
+    from sdk.accounting import Accounting
     from sdk.profiling import Profile
+
+SLOWEST = 10
+OPERATOR_COLUMNS = ("operator", "module", ">time", ">share")
 
 
 def profile(
@@ -49,8 +53,39 @@ def profile(
 
 
 def _view(measured: Profile) -> Iterator[RenderableType]:
-    yield table("Profile", ("", ""), _facts(measured.to_json()))
+    heading = f"{measured.name}: {measured.target}, {measured.threads} threads"
+    yield table(heading, ("", ""), _figures(measured))
+    yield table("A profiled call, mean", ("part", ">time", ">share"), _parts(measured.accounting))
+    slowest = sorted(measured.operators, key=lambda row: -row.microseconds)[:SLOWEST]
+    rows = [
+        (row.kind, ", ".join(row.origin.modules), duration(row.microseconds), f"{row.share:.1%}")
+        for row in slowest
+    ]
+    yield table(f"The {len(rows)} slowest operators", OPERATOR_COLUMNS, rows)
+    for note in (*measured.accounting.remarks, *measured.notes):
+        yield f"note: {note}"
 
 
-def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    return ((key, value) for key, value in data.items() if not isinstance(value, (list, dict)))
+def _figures(measured: Profile) -> Iterator[tuple[str, str]]:
+    latency, cold = measured.latency, measured.footprint
+    middle, tail = duration(latency.p50), f"{duration(latency.p90)} / {duration(latency.p99)}"
+    yield "latency, p50 / p90 / p99", f"{middle} / {tail} of {latency.runs} calls"
+    for row in measured.throughput:
+        yield f"throughput, batch {row.batch}", f"{row.per_second:.0f} a second"
+    yield "cold start", f"import {cold.engine_ms:.0f} ms, load {cold.load_ms:.0f} ms"
+    yield "first call", f"{duration(cold.first_call)}, steady after {cold.calls_to_steady} calls"
+    if cold.resident_peak:
+        yield "memory", f"{size(cold.resident_loaded)} loaded, {size(cold.resident_peak)} at most"
+    yield "artifact", size(measured.bytes)
+
+
+def _parts(parts: Accounting) -> Iterator[tuple[str, str, str]]:
+    rows = {
+        "operators": parts.operators,
+        "engine around them": parts.engine,
+        "the engine's Python binding": parts.binding,
+        "edge-sdk": parts.framework,
+        "in none of these": parts.gap,
+        "wall": parts.wall,
+    }
+    return ((name, f"{time:.1f} us", f"{time / parts.wall:.1%}") for name, time in rows.items())

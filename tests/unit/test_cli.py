@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_doctor_lists_every_engine(capfd: Capture) -> None:
     found = document(capfd)
     assert list(found["engines"]) == list(sdk.engines())
     assert found["engines"]["torch"]["run"] is True
-    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["python"] == platform.python_version()
     assert main(["doctor"]) == 0
     assert "Usable here: " in capfd.readouterr().out
 
