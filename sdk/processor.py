@@ -319,7 +319,7 @@ def _decoding(value: Any) -> Iterator[None]:
     name = str(value) if isinstance(value, str | Path) else f"the {type(value).__name__} given"
     try:
         yield
-    except pil.DecompressionBombError as error:
+    except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
         raise InputError("The image is too large.", got=str(error), fix="scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(
