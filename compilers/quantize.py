@@ -68,10 +68,18 @@ CLIPS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.relu6_.default,
     aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default,
 }  # fmt: skip
+# One scale before and behind them: they only move values.
 MOVES = {
-    aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.max_pool2d.default,
-    aten.flatten.using_ints, aten.reshape.default, aten.view.default, aten.permute.default,
-    aten.transpose.int,
+    aten.max_pool2d.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
+    aten.permute.default, aten.transpose.int, aten.dropout.default,
+}  # fmt: skip
+# A pair of their own behind them, where their input has one: what follows then shares it, instead
+# of quantizing the same float value once for each reader and pooling it in float.
+MAPS = {
+    aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.hardswish.default,
+    aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
+    aten.sigmoid.default, aten.silu.default, aten.silu_.default, aten.leaky_relu.default,
+    aten.leaky_relu_.default,
 }  # fmt: skip
 QUANTIZE = "quantized_decomposed.quantize_per_tensor"
 DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor"
@@ -112,9 +120,8 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type inf
         for node in model.graph.nodes:
             if node.op == "call_function" and node.target in {*WEIGHTED, *ARITHMETIC}:
                 self._annotate_compute(node)
-        for node in model.graph.nodes:
-            if node.target in MOVES and _is_quantized(node.args[0]):
-                _annotate_move(node)
+            elif node.target in {*MOVES, *MAPS} and _is_quantized(node.args[0]):
+                _annotate_follower(node)
         self._check_kept()
         return model
 
@@ -161,10 +168,11 @@ def _mark(node: Node, annotation: QuantizationAnnotation) -> None:
     node.meta["quantization_annotation"] = annotation
 
 
-def _annotate_move(node: Node) -> None:
+def _annotate_follower(node: Node) -> None:
+    """A node whose input has a pair gets one behind it too: the same scale, or its own."""
     source = node.args[0]
-    shared = SharedQuantizationSpec((source, node))
-    output = None if _is_result(node) else shared
+    spec = SharedQuantizationSpec((source, node)) if node.target in MOVES else ACTIVATION
+    output = None if _is_result(node) else spec
     _mark(node, QuantizationAnnotation({source: ACTIVATION}, output))
 
 
