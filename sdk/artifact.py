@@ -156,7 +156,7 @@ def publish(folder: Path, manifest: Manifest, output: Path, *, overwrite: bool =
     """
     names = sorted(_walk(folder))
     files = {name: _entry(folder / name) for name in names}
-    manifest = replace(manifest, files=files)
+    manifest = replace(manifest, files=files).sealed()
     (folder / MANIFEST).write_bytes(manifest.dumps())
     artifact = Artifact.open(folder)
     for path in (folder, *folder.rglob("*")):

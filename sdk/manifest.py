@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sdk.errors import CorruptArtifactError, InputError, ManifestVersionError
 from sdk.parity import OutputParity
@@ -87,11 +88,18 @@ class Manifest:
     """The PyTorch model on the same inputs and threads, timed in the same run as the candidates."""
     kernels: tuple[KernelUse, ...] = ()
     waivers: tuple[str, ...] = ()
+    sha256: str = ""
+    """Of all the other fields, so that damage to the manifest itself is seen too."""
 
     @property
     def kept(self) -> Candidate:
         """The candidate whose files these are."""
         return next(candidate for candidate in self.candidates if candidate.kept)
+
+    def sealed(self) -> Manifest:
+        """This manifest, as it will be read, with its SHA-256."""
+        bare = from_json(Manifest, to_json(replace(self, sha256="")))
+        return replace(bare, sha256=hashlib.sha256(bare.dumps()).hexdigest())
 
     def dumps(self) -> bytes:
         """The manifest as UTF-8 JSON."""
@@ -110,6 +118,8 @@ def loads(text: bytes) -> Manifest:
             fix="upgrade edge-sdk" if version > FORMAT_VERSION else "compile the artifact again",
         )
     manifest = from_json(Manifest, data)
+    if manifest.sha256 != manifest.sealed().sha256:
+        raise CorruptArtifactError("The manifest was changed: its SHA-256 is another.", fix=FIX)
     _check_meaning(manifest)
     return manifest
 

@@ -62,7 +62,7 @@ MANIFEST = Manifest(
     eager=LATENCY,
     kernels=(KernelUse("edge::x", 1, "native"),),
     waivers=("slower",),
-)
+).sealed()
 
 
 @pytest.fixture
