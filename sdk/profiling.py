@@ -93,7 +93,7 @@ class Profile:
     @property
     def mapped(self) -> float:
         """Part of the operators' time that is traced to a module."""
-        return sum(row.share for row in self.operators if row.origin.how != "unknown")
+        return 1 - sum(row.share for row in self.operators if row.origin.how == "unknown")
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data; the main figures come first, flat and in readable units."""
