@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,3 +116,14 @@ def user_line(stack_trace: str) -> str:
 def _is_library(file: str) -> bool:
     """Frames of torch and of this package's own capture say nothing about the user's model."""
     return "/torch/" in file or file.startswith("<") or "/compilers/" in file
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch with `count` threads: the reference is timed beside engines that have as many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

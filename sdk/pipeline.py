@@ -105,10 +105,12 @@ def compile_model(
     """Capture `model` with example `inputs`, then build, gate and package it."""
     for module in ("torch", "onnx", "onnxscript", "torchao"):
         require(module, purpose="Compiling", extra="compile")
-    from sdk.compilers.capture import capture, example_feed  # import torch
+    from sdk.compilers.capture import capture, example_feed  # imports torch
+    from sdk.compilers.program import torch_threads
 
     check_target(settings.target)
-    with staging(settings.output, overwrite=settings.overwrite) as folder:
+    threads = torch_threads(settings.threads)
+    with staging(settings.output, overwrite=settings.overwrite) as folder, threads:
         settings.progress("capture", 0, 1)
         program = capture(model, inputs, dynamic)
         if settings.processor is not None:
