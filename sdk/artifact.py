@@ -135,7 +135,7 @@ def staging(output: Path, *, overwrite: bool) -> Iterator[Path]:
         with _locked(hidden / LOCK):
             try:
                 _clear(hidden, output)
-                _check_output(output, overwrite=overwrite)  # it may have been put back
+                check_output(output, overwrite=overwrite)  # it may have been put back
                 yield hidden
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
