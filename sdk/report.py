@@ -12,8 +12,6 @@ import numpy as np
 from sdk.extras import require
 
 if TYPE_CHECKING:
-
-if TYPE_CHECKING:
     from sdk.profiling import Operator, Profile
 
 TOP = 20

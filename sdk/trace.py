@@ -6,8 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
-if TYPE_CHECKING:
     from sdk.profiling import Operator, Profile, Span
 
 TRACKS = {"call": 1, "operators": 2}
