@@ -24,6 +24,7 @@ from sdk.runtimes.session import (
     Stopwatch,
     call_times,
     check_names,
+    closed,
     fill,
     watch,
     without_engine,
@@ -131,7 +132,7 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Release the session."""
         self._session = None
-        self._run = _closed
+        self._run = closed
 
     def _create(self, profile_prefix: str | None = None) -> Any:
         ort = _ort()
@@ -181,10 +182,6 @@ def _failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile",
              "NotImplemented", "RuntimeException", "EPFail", "NoModel", "EngineError")  # fmt: skip
     return (*(getattr(state, name) for name in names), ValueError, RuntimeError, *more)
-
-
-def _closed(*_: object) -> None:
-    raise EngineError("The session is closed.", fix="load the artifact again")
 
 
 def _clock_lag() -> int:

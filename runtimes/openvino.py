@@ -20,6 +20,7 @@ from sdk.runtimes.session import (
     Stopwatch,
     call_times,
     check_names,
+    closed,
     put,
     watch,
     without_engine,
@@ -78,7 +79,8 @@ class OpenVinoSession:
         self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
         """Run once; results are copied out of the request's own memory."""
-        request = self._request()
+        requests = self._requests  # close() makes it another one, to which none comes back
+        request = self._request(requests)
         try:
             self._infer(request, feed)
         except RuntimeError as error:
@@ -87,7 +89,7 @@ class OpenVinoSession:
             spec.name: self._take(request.get_output_tensor(index).data, spec.name, outputs)
             for index, spec in enumerate(self.signature.outputs)
         }
-        self._requests.put(request)
+        requests.put(request)
         return results
 
     def placement(self) -> list[Placement]:
@@ -102,7 +104,7 @@ class OpenVinoSession:
                 reason="asked for",
                 nodes=row["nodes"],
             )
-            for row in self._graph(self._compiled).values()
+            for row in self._graph(self._open()).values()
         ]
 
     def profile(
@@ -138,16 +140,17 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Release the compiled model and its requests."""
-        self._requests = queue.SimpleQueue()
         self._compiled = None
+        self._requests = queue.SimpleQueue()
 
-    def _request(self) -> Any:
+    def _request(self, requests: queue.SimpleQueue[Any]) -> Any:
         try:
-            return self._requests.get_nowait()
+            return requests.get_nowait()
         except queue.Empty:
-            if self._compiled is None:
-                raise EngineError("The session is closed.", fix="load the artifact again") from None
-            return self._compiled.create_infer_request()
+            return self._open().create_infer_request()
+
+    def _open(self) -> Any:
+        return self._compiled or closed()
 
     @staticmethod
     def _take(data: Array, name: str, outputs: Mapping[str, Array] | None) -> Array:

@@ -6,11 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from sdk.errors import InputError, SignatureMismatchError
+from sdk.errors import EngineError, InputError, SignatureMismatchError
 from sdk.signature import Array, Signature
 
 
@@ -184,6 +184,11 @@ def call_times(
             calls, bindings[-len(calls) :], engine[-len(calls) :], strict=True
         )
     )
+
+
+def closed(*_: object) -> NoReturn:
+    """What a session does once it was closed."""
+    raise EngineError("The session is closed.", fix="load the artifact again")
 
 
 def fill(results: dict[str, Array], outputs: Mapping[str, Array] | None) -> dict[str, Array]:

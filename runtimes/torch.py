@@ -23,6 +23,7 @@ from sdk.runtimes.session import (
     Session,
     Stopwatch,
     call_times,
+    closed,
     fill,
     watch,
     without_engine,
@@ -92,6 +93,8 @@ class TorchSession:
 
     def placement(self) -> list[Placement]:
         """Every operator runs on the session's device."""
+        if self._steps is CLOSED:
+            closed()
         device = self._target.device
         return [
             Placement(name, kind, device, f"torch {kind}", "asked for", (name,))
@@ -130,8 +133,8 @@ class TorchSession:
 
     def close(self) -> None:
         """Release the weights."""
+        self._steps = CLOSED  # before the weights, which a call reads first
         self._weights = {}
-        self._steps = [("closed", "closed", _closed, [], {})]
 
     def _load_weights(self, file: Path, names: Mapping[str, str]) -> dict[str, Any]:
         safetensors = require("safetensors.torch", purpose="The engine 'torch'")
@@ -192,6 +195,7 @@ class TorchSession:
 
 
 Step = tuple[str, str, Callable[..., Any], list[Any], dict[str, Any]]
+CLOSED: list[Step] = [("closed", "closed", closed, [], {})]
 
 
 class _Value(str):
@@ -202,10 +206,6 @@ class _Value(str):
 
 def _torch() -> Any:
     return require("torch", purpose="The engine 'torch'")
-
-
-def _closed() -> None:
-    raise EngineError("The session is closed.", fix="load the artifact again")
 
 
 @contextlib.contextmanager
