@@ -47,7 +47,8 @@ class Cast(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Same inputs and outputs as the wrapped module."""
-        result = self.module(*(_to(value, torch.float32, self.dtype) for value in inputs))
+        # .forward: the exported module's own check wants the keywords that it was captured with
+        result = self.module.forward(*(_to(x, torch.float32, self.dtype) for x in inputs))
         return pytree.tree_map(lambda value: _to(value, self.dtype, torch.float32), result)
 
 
