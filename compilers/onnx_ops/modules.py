@@ -49,6 +49,11 @@ class Slot:
     host: Host | None = None  # the same constant on the host, where it is small
     passed: bool = False
 
+    @property
+    def absent(self) -> bool:
+        """Whether the node leaves this optional input out."""
+        return self.attribute is None and self.host is None and not self.passed
+
 
 class Node(nn.Module):
     """One ONNX node: its rule, its attributes, its constants; `origin` names it in the file."""
@@ -79,8 +84,10 @@ class Node(nn.Module):
         if self.op in ("Shape", "Size"):
             whole = values[0] if values[0] is not None else self._constant(0)
             return tidy(self.rule(whole, **self.attributes))
-        absent = [slot == Slot() for slot in self.slots]
-        ready = all(a or isinstance(v, np.ndarray) for a, v in zip(absent, values, strict=True))
+        ready = all(
+            slot.absent or isinstance(value, np.ndarray)
+            for slot, value in zip(self.slots, values, strict=True)
+        )
         if self.host_rule is None or not ready:
             return None
         result = self.host_rule(*values, **self.attributes)
