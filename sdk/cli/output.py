@@ -7,7 +7,9 @@ import functools
 import inspect
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -23,6 +25,7 @@ from sdk.structure import to_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 PIPE_WIDTH = 200
+LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +86,20 @@ def print_error(error: Exception) -> None:
 
 
 def stages() -> Report | None:
-    """A progress report for logs: a line for each new stage. None on a terminal: it has a bar."""
+    """A progress report for logs: a line for each new stage, and one now and then within a stage.
+
+    None on a terminal: it has a bar. Two reports that differ in figures alone are one stage.
+    """
     if sys.stderr.isatty():
         return None
-    last = ""
+    stage, told = "", 0.0
 
-    def report(what: str, _done: int, _total: int) -> None:
-        nonlocal last
-        if what != last:
-            say(f"... {what}")
-        last = what
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal stage, told
+        words = re.sub(r"[\d.]+", "", what)
+        if words != stage or time.monotonic() - told > LOG_SECONDS:
+            stage, told = words, time.monotonic()
+            say(f"... {what} ({done}/{total})" if total > 1 else f"... {what}")
 
     return report
 
