@@ -12,7 +12,6 @@ Engines fuse, split and rename the nodes of their file. An operator is traced, i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from sdk.artifact import SOURCES, Artifact
 from sdk.errors import CorruptArtifactError
 from sdk.runtimes.session import OperatorTime
+from sdk.structure import parse
 
 Sources = Mapping[str, tuple[str, str, str]]
 
@@ -48,9 +48,9 @@ def read_sources(artifact: Artifact) -> Sources:
     """Node of the engine file -> module, operator, Python line; empty where there is no record."""
     text = artifact.read(SOURCES)
     try:
-        rows = json.loads(text) if text is not None else {}
+        rows = parse(text, "sources") if text is not None else {}
         return {str(name): _row(row) for name, row in rows.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CorruptArtifactError(f"{SOURCES} cannot be read.", got=error) from error
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdk.errors import InputError
+from sdk.errors import EngineError, InputError
 from sdk.extras import require
 from sdk.signature import Array, Signature, fits
 from sdk.structure import from_json, to_json
@@ -30,6 +30,7 @@ LAYOUTS = ("NCHW", "NHWC")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MAX_FILE_BYTES = 256 << 20
 MAX_SIDE = 1 << 14
+MAX_SETTING = 1e9  # pixels stay far within float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,13 @@ class ImageProcessor:
             len(self.size) == 2
             and min(self.size) >= 1
             and max(self.size) <= (MAX_SIDE if self.resize is None else self.resize) <= MAX_SIDE
+            and self.mode in MODES
             and self.interpolation in INTERPOLATIONS
             and self.layout in LAYOUTS
             and len(self.mean) in (1, channels)
             and len(self.std) in (1, channels)
-            and all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std))
-            and all(np.float32(value) != 0 for value in self.std)
+            and all(abs(value) <= MAX_SETTING for value in (self.scale, *self.mean, *self.std))
+            and all(abs(value) >= 1 / MAX_SETTING for value in self.std)
         )
         if not usable:
             raise InputError(
@@ -172,8 +174,14 @@ class Classification:
             )
         values = scores.astype(np.float64)
         if self.scores == "logits":
-            values = np.exp(values - values.max(axis=1, keepdims=True))
-            values /= values.sum(axis=1, keepdims=True)
+            with np.errstate(invalid="ignore"):
+                values = np.exp(values - values.max(axis=1, keepdims=True))
+                values /= values.sum(axis=1, keepdims=True)
+        if not np.isfinite(values).all():
+            raise EngineError(
+                "The model's scores have NaN or infinity.",
+                fix="look at the input; on a device of lower precision, at overflow",
+            )
         best = np.argsort(-values, axis=1, kind="stable")[:, : self.top]
         return [
             [Label(self.labels[i], int(i), float(row[i])) for i in order]
