@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import engines
 import pytest
 from cases import CASE_NAMES, CASES, Case
 from engines import NAMES, ROWS, Engine
@@ -11,6 +12,7 @@ from programs import Lowering
 
 from sdk.parity import FIDELITY, TOLERANCE, compare
 from sdk.runtimes import open_session
+from sdk.target import Availability
 
 FRESH = (1, 2, 3, 7)
 
@@ -50,6 +52,20 @@ def test_computes_what_the_model_computes(case: Case, row: Engine, lowering: Low
             assert list(got) == [spec.name for spec in program.signature.outputs]
     finally:
         session.close()
+
+
+def test_missing_engine_is_skipped_or_fails_where_it_is_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = Availability(False, False, reason="it is not installed")
+    monkeypatch.setattr(engines, "probe", lambda _: absent)
+    row = engines.row("openvino:cpu:int8")
+    with pytest.raises(pytest.skip.Exception, match="it is not installed"):
+        row.require()
+    for required in ("openvino", "openvino:cpu:int8"):
+        monkeypatch.setattr(engines, "REQUIRED", ("onnxruntime", required))
+        with pytest.raises(pytest.fail.Exception, match="it is not installed"):
+            row.require()
 
 
 def test_no_row_is_lost() -> None:

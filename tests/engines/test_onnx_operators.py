@@ -11,7 +11,8 @@ import onnx
 import onnx.parser
 import pytest
 import torch
-from operators import ROWS, Row
+from onnx_row import Row
+from operators import ROWS
 
 from sdk.compilers.capture import capture
 from sdk.compilers.onnx_ops import OPERATORS
