@@ -207,7 +207,7 @@ def _fused_clip(node: Node) -> Node:
     return last
 
 
-def _is_table(argument: Node) -> bool:
+def _is_table(argument: Any) -> bool:
     """A constant of several values: one scale for all would round the small ones to zero."""
     return _is_weight(argument) and argument.meta["val"].numel() > 1
 

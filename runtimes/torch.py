@@ -41,7 +41,7 @@ SCALARS = {
 }  # fmt: skip
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
 # What an operator raises on arguments that it cannot take, and Python on data of another form.
-FAILURES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
+FAILURES: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
             AssertionError, MemoryError)  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
