@@ -41,7 +41,7 @@ SCALARS = {
 }  # fmt: skip
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
 # What an operator raises on arguments that it cannot take, and Python on data of another form.
-FAILURES: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
+FAILURES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
             AssertionError, MemoryError)  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -211,9 +211,10 @@ def _torch() -> Any:
 @contextlib.contextmanager
 def _usable(file: Path, *more: type[Exception]) -> Iterator[None]:
     """What a hostile or broken file makes fail in here becomes a CorruptArtifactError."""
+    failures: tuple[type[Exception], ...] = (*FAILURES, OSError, *more)
     try:
         yield
-    except (*FAILURES, OSError, *more) as error:
+    except failures as error:
         raise CorruptArtifactError(f"{file.name} cannot be used.", got=error, fix=FIX) from error
 
 
