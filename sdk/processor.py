@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MODES = {"RGB": 3, "L": 1}
 LAYOUTS = ("NCHW", "NHWC")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+         6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 MAX_FILE_BYTES = 256 << 20
+# What Pillow's readers raise on broken files, by experiment.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError,
+          ArithmeticError, struct.error)  # fmt: skip
 MAX_SIDE = 1 << 14
 MAX_SETTING = 1e9  # pixels stay far within float32
 
@@ -93,8 +100,8 @@ class ImageProcessor:
 
     def _pixels(self, value: Any) -> Array:
         """uint8 of H x W x C at the wanted size."""
-        with _decoding(value):
-            image = self._resized(_in_bytes(_upright(self._open(value))).convert(self.mode))
+        with _decoding(value), _source(value) as source:
+            image = self._resized(_in_bytes(_upright(self._open(source))).convert(self.mode))
             pixels = np.asarray(image)
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
@@ -106,10 +113,10 @@ class ImageProcessor:
         elif isinstance(value, np.ndarray):
             image = pil.fromarray(_checked_picture(value))
         else:
-            image = pil.open(_source(value), formats=FORMATS)
-        if image.width * image.height > self.max_pixels:
+            image = pil.open(value, formats=FORMATS)
+        if not 0 < image.width * image.height <= self.max_pixels:
             raise InputError(
-                "The image is too large.",
+                f"The image is {'too large' if image.width and image.height else 'empty'}.",
                 expected=f"at most {self.max_pixels} pixels",
                 got=f"{image.width} x {image.height}",
                 fix="scale it down, or compile with a larger ImageProcessor.max_pixels",
@@ -122,15 +129,22 @@ class ImageProcessor:
         height, width = self.size
         if self.resize is None:
             return image.resize((width, height), method)
-        # resized and cut in one step: the whole of a long strip would not fit into memory
         short = min(image.size)
-        box = [0.0, 0.0, 0.0, 0.0]
-        for axis, (side, wanted) in enumerate(zip(image.size, (width, height), strict=True)):
-            scaled = max(1, round(side * self.resize / short))
-            start = (scaled - wanted) // 2
-            box[axis] = start * side / scaled
-            box[axis + 2] = min((start + wanted) * side / scaled, side)
-        return image.resize((width, height), method, (box[0], box[1], box[2], box[3]))
+        scaled = [max(1, round(side * self.resize / short)) for side in image.size]
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        if scaled[0] * scaled[1] > self.max_pixels:
+            return self._cut_strip(image, scaled, left, top, method)
+        image = image.resize((scaled[0], scaled[1]), method)
+        return image.crop((left, top, left + width, top + height))
+
+    def _cut_strip(
+        self, image: Image, scaled: Sequence[int], left: int, top: int, method: Any
+    ) -> Image:
+        """Resize no more than the wanted part, where the whole would not fit into memory."""
+        height, width = self.size
+        x, y = image.width / scaled[0], image.height / scaled[1]
+        right, bottom = min((left + width) * x, image.width), min((top + height) * y, image.height)
+        return image.resize((width, height), method, (left * x, top * y, right, bottom))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +280,11 @@ class Processor:
         return from_json(cls, data, "processor")
 
 
-def _source(value: Any) -> io.BytesIO | Path:
+def _source(value: Any) -> AbstractContextManager[Any]:
+    """What Pillow reads, to be closed after: an open file, or the image itself."""
+    pil = require("PIL.Image", purpose="Decoding images")
+    if isinstance(value, np.ndarray | pil.Image):
+        return nullcontext(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return io.BytesIO(value)
     if not isinstance(value, str | Path):
@@ -284,7 +302,7 @@ def _source(value: Any) -> io.BytesIO | Path:
             expected=f"at most {MAX_FILE_BYTES} bytes",
             got=path.stat().st_size,
         )
-    return path
+    return path.open("rb")
 
 
 def _checked_picture(array: Array) -> Array:
@@ -299,9 +317,11 @@ def _checked_picture(array: Array) -> Array:
 
 
 def _upright(image: Image) -> Image:
-    """The image as its camera held it."""
-    ops = require("PIL.ImageOps", purpose="Decoding images")
-    return ops.exif_transpose(image)  # type: ignore[no-any-return]
+    """The image as its camera held it. ImageOps.exif_transpose trips over other tags' errors."""
+    pil = require("PIL.Image", purpose="Decoding images")
+    image.load()  # which turns a TIFF already
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(pil.Transpose[turn])
 
 
 def _in_bytes(image: Image) -> Image:
@@ -329,10 +349,10 @@ def _decoding(value: Any) -> Iterator[None]:
         yield
     except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
         raise InputError("The image is too large.", got=str(error), fix="scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except BROKEN as error:
         raise InputError(
             "The image cannot be decoded.",
             expected=f"a whole image of a format among {', '.join(FORMATS)}",
-            got=f"{name}: {error}",
+            got=f"{name[-200:]}: {error}",
             fix="check that the file is complete and is an image",
         ) from error
