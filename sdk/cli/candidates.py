@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
 from sdk.cli.output import duration, size, table
 from sdk.manifest import Candidate, Fidelity, Manifest
 from sdk.target import Target
 
-COLUMNS = ("engine", "precision", ">size", ">p50", ">against fp32", ">against eager", ">metric",
-           ">parity (rel. rms)", "kept", "why")  # fmt: skip
+NOISY = 0.5  # interquartile range over median
 
 
 def rows(manifest: Manifest) -> list[dict[str, Any]]:
@@ -20,10 +19,22 @@ def rows(manifest: Manifest) -> list[dict[str, Any]]:
     return [_row(manifest, candidate) for candidate in manifest.candidates]
 
 
-def evidence(title: str, manifests: Iterable[Manifest]) -> Table:
-    """The rows of several manifests as one table."""
+def evidence(title: str, manifests: Sequence[Manifest]) -> Iterator[RenderableType]:
+    """The rows of several manifests as one table, and a note where the times cannot be trusted."""
     found = [row for manifest in manifests for row in rows(manifest)]
-    return table(title, COLUMNS, [tuple(_cells(row)) for row in found])
+    fidelities = [c.fidelity for manifest in manifests for c in manifest.candidates if c.fidelity]
+    metric = next((f.metric for f in fidelities if f.metric is not None), "metric")
+    columns = ("engine", "precision", ">size", ">p50", ">against fp32", ">against eager",
+               f">{metric}", ">parity (rel. rms)", "kept", "why")  # fmt: skip
+    yield table(title, columns, [tuple(_cells(row)) for row in found])
+    spread = max(map(_spread, manifests))
+    if spread > NOISY:
+        yield f"note: the times are rough: calls of a build differ by {spread:.0%} (busy machine?)"
+
+
+def _spread(manifest: Manifest) -> float:
+    latencies = (manifest.eager, *(candidate.latency for candidate in manifest.candidates))
+    return max((latency.spread for latency in latencies if latency is not None), default=0.0)
 
 
 def _row(manifest: Manifest, candidate: Candidate) -> dict[str, Any]:

@@ -135,6 +135,6 @@ def _document(artifact: Artifact) -> dict[str, Any]:
 
 def _view(artifact: Artifact) -> Iterator[RenderableType]:
     manifest = artifact.manifest
-    yield candidates.evidence(f"Built for {manifest.requested}", [manifest])
+    yield from candidates.evidence(f"Built for {manifest.requested}", [manifest])
     waived = f"; waived: {', '.join(manifest.waivers)}" if manifest.waivers else ""
     yield f"{artifact.path}: {manifest.target}, {size(artifact.size)}{waived}"

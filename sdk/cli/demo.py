@@ -45,7 +45,7 @@ def demo(
 def _view(made: Demo) -> Iterator[RenderableType]:
     student = made.student
     manifests = [artifact.manifest for artifact in student.artifacts.values()]
-    yield candidates.evidence("Every build of the student", manifests)
+    yield from candidates.evidence("Every build of the student", manifests)
     yield made.accuracy
     yield f"fastest artifact: {student.artifact.path} ({student.artifact.manifest.target})"
     yield f"model card:       {student.folder / 'MODEL_CARD.md'}"

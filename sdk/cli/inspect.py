@@ -44,7 +44,7 @@ def _view(
         roles = {"input": function.signature.inputs, "output": function.signature.outputs}
         rows = [(role, spec.name, spec) for role, specs in roles.items() for spec in specs]
         yield table(f"Function {name}, in {function.file}", ("", "name", "tensor"), rows)
-    yield candidates.evidence("Evidence", [manifest])
+    yield from candidates.evidence("Evidence", [manifest])
     files = [(name, size(f.bytes), f.sha256) for name, f in manifest.files.items()]
     yield table("Files", ("file", ">size", "SHA-256"), files)
     facts = {**manifest.provenance, **manifest.tools, "threads": manifest.threads,

@@ -128,7 +128,7 @@ def student_document(student: Student) -> dict[str, Any]:
 
 def _view_student(student: Student) -> Iterator[RenderableType]:
     manifests = [artifact.manifest for artifact in student.artifacts.values()]
-    yield candidates.evidence("Built, measured, kept or rejected", manifests)
+    yield from candidates.evidence("Built, measured, kept or rejected", manifests)
     yield f"{student.artifact.path}: {student.artifact.manifest.target}, the fastest"
     yield f"model card and figures: {student.folder}"
 

@@ -316,3 +316,76 @@ def test_shell_completion_knows_the_verbs(monkeypatch: pytest.MonkeyPatch, capfd
     monkeypatch.setenv("COMP_CWORD", "1")
     assert main([]) == 0
     assert "verify" in capfd.readouterr().out
+
+
+def test_a_log_gets_a_line_for_a_stage_and_not_for_each_step(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    from sdk.cli import output
+
+    monkeypatch.setattr(output, "LOG_SECONDS", 1e9)
+    report = output.stages()
+    assert report is not None
+    for step, loss in enumerate((2.5, 2.25, 1.0)):
+        report(f"train: loss {loss}", step, 4)
+    monkeypatch.setattr(output, "LOG_SECONDS", -1.0)
+    report("train: loss 0.5", 3, 4)
+    report("package", 0, 1)
+    assert capfd.readouterr().err.splitlines() == [
+        "... train: loss 2.5 (0/4)",
+        "... train: loss 0.5 (3/4)",
+        "... package",
+    ]
+
+
+def test_demo_shows_every_build_the_accuracies_and_where_the_report_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    from sdk.recipes.base import Student
+
+    artifact = sdk.Artifact.open("net.edge")
+    report = {
+        "teacher": {"after": {"accuracy": 0.75}},
+        "students": {"ssld": {"mean": 0.5}},
+        "images": {"test": 4},
+    }
+    asked: dict[str, Any] = {}
+
+    class Short:
+        def run(self, output: Path, **options: Any) -> Student:
+            asked.update(output=output, **options)
+            output.parent.mkdir()
+            made = {"torch:cpu:fp32": artifact}
+            return Student(None, artifact, made, report, Path("net.run"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sdk, "recipe", lambda *_, **__: Short())
+    assert main(["demo", "-o", "demo", "--no-resume"]) == 0
+    assert (asked["output"], asked["resume"], asked["overwrite"]) == (
+        Path("demo/student.edge"),
+        False,
+        True,
+    )
+    captured = capfd.readouterr()
+    assert "top-1 on 4 test images: teacher 75.0%, ssld 50.0%" in captured.out
+    assert "asked for" in captured.out
+    assert [line[:3] for line in captured.err.splitlines() if line[1:2] == "/"] == [
+        "1/3",
+        "2/3",
+        "3/3",
+    ]
+    assert (home / "demo/profile.html").stat().st_size > 1000
+
+
+def test_profile_writes_a_report_and_a_trace(home: Path, capfd: Capture) -> None:
+    arguments = ["profile", "net.edge", "--runs", "5", "-o", "p.html", "--trace", "t.json"]
+    assert main([*arguments, "--json"]) == 0
+    found = document(capfd)
+    assert found["target"] == "torch:cpu:fp32"
+    assert found["p50_us"] > 0
+    assert json.loads((home / "t.json").read_text())["traceEvents"]
+    assert main(arguments) == 0
+    out = capfd.readouterr().out
+    for text in ("latency, p50 / p90 / p99", "slowest operators", "conv", "wall"):
+        assert text in out.lower()
+    assert main(["profile", "net.edge", "--runs", "5", "-o", "p.pdf"]) == 2
+    assert ".html" in capfd.readouterr().err
