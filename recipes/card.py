@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -123,6 +124,14 @@ def _command(recipe: Recipe) -> str:
         for name in recipe.PRESETS
     }
     preset = min(options, key=lambda name: len(options[name]))
-    changes = "".join(f" --set {key}={value}" for key, value in options[preset].items())
+    changes = "".join(
+        f" --set {shlex.quote(f'{key}={_as_option(value)}')}"
+        for key, value in options[preset].items()
+    )
     module = type(recipe).__module__.rpartition(".")[2]
     return f"edge recipe run {module} --preset {preset}{changes} --output student.edge"
+
+
+def _as_option(value: Any) -> str:
+    """A setting as `--set` reads it: a tuple's items are separated by commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
