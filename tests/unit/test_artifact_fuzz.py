@@ -7,14 +7,13 @@ the engine file, the processor, the sources and the golden values themselves are
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 from handmade import write_artifact
 from hypothesis import HealthCheck, given, settings, strategies as st
+from mutations import Change, byte_edits, json_edits
 
 import sdk
 from sdk.artifact import MANIFEST, Artifact
@@ -35,7 +35,6 @@ from sdk.structure import from_json
 FILES = ("model.onnx", "golden.safetensors", "processor.json", "sources.json", MANIFEST)
 X = np.ones((1, 3, 4, 4), np.float32)
 PICTURE = np.zeros((5, 7, 3), np.uint8)
-Change = Callable[[Path], None]
 fuzz = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
@@ -121,107 +120,6 @@ def entry(file: Path) -> FileEntry:
 
 
 @st.composite
-def byte_edits(draw: st.DrawFn, names: tuple[str, ...] = FILES) -> Change:
-    """Flip, insert, delete or repeat bytes of one file, or cut it off."""
-    name = draw(st.sampled_from(names))
-    edits = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from(["flip", "insert", "delete", "cut", "repeat"]),
-                st.floats(0, 1, exclude_max=True),
-                st.binary(min_size=1, max_size=16),
-            ),
-            min_size=1,
-            max_size=4,
-        )
-    )
-
-    def change(path: Path) -> None:
-        data = bytearray((path / name).read_bytes())
-        for kind, place, extra in edits:
-            _edit(data, kind, int(place * len(data)), extra)
-        (path / name).write_bytes(data)
-
-    return change
-
-
-def _edit(data: bytearray, kind: str, at: int, extra: bytes) -> None:
-    if kind == "flip" and data:
-        data[at] ^= extra[0] or 1
-    elif kind == "insert":
-        data[at:at] = extra
-    elif kind == "delete":
-        del data[at : at + len(extra)]
-    elif kind == "cut":
-        del data[at:]
-    else:
-        data[at:at] = data[at : at + 64] * 3
-
-
-ODD = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.sampled_from([0, -1, 2**31, 2**63, 10**400, 1e308, float("inf"), float("nan")])
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from(["../x", "/etc/passwd", "model.onnx", "x" * 300, "\x00", "\ud800", "\x1b[2J",
-                       "torch:cpu:fp32", "openvino", "tensorrt:gpu:fp16", "float64", "bool"])
-    | st.recursive(st.just([]), lambda inner: st.lists(inner, max_size=2), max_leaves=20)
-    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=3)
-    | st.builds(lambda depth: json.loads("[" * depth + "]" * depth), st.integers(1, 300))
-)  # fmt: skip
-
-
-@st.composite
-def json_edits(draw: st.DrawFn, name: str) -> Change:
-    """Replace, remove, rename, add or repeat values anywhere in a JSON file."""
-    edits = draw(
-        st.lists(
-            st.tuples(
-                st.integers(0, 10**6),
-                st.sampled_from(["replace", "remove", "rename", "add", "repeat"]),
-                ODD,
-            ),
-            min_size=1,
-            max_size=3,
-        )
-    )
-
-    def change(path: Path) -> None:
-        document = {"root": json.loads((path / name).read_text())}
-        for pick, kind, value in edits:
-            places = list(_places(document))
-            _restructure(*places[pick % len(places)], kind, value)
-        (path / name).write_text(json.dumps(document.get("root"), ensure_ascii=True))
-
-    return change
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """All (container, key) pairs within a JSON value."""
-    keys = list(value) if isinstance(value, dict) else range(len(value))
-    for key in keys:
-        yield value, key
-        if isinstance(value[key], (dict, list)):
-            yield from _places(value[key])
-
-
-def _restructure(container: Any, key: Any, kind: str, value: Any) -> None:
-    value = copy.deepcopy(value)
-    if kind == "remove" and "root" not in container:
-        del container[key]
-    elif kind == "rename" and isinstance(container, dict) and key != "root":
-        container[str(value)[:300]] = container.pop(key)
-    elif kind == "add" and isinstance(container[key], dict):
-        container[key][str(value)[:300]] = value
-    elif kind == "repeat" and isinstance(container[key], list):
-        container[key] = container[key] * 2
-    else:
-        container[key] = value
-
-
-@st.composite
 def file_edits(draw: st.DrawFn) -> Change:
     """Add, remove, rename, swap or link files."""
     kind = draw(st.sampled_from(["add", "remove", "rename", "swap", "link", "pipe", "folder"]))
@@ -255,7 +153,7 @@ def file_edits(draw: st.DrawFn) -> Change:
 
 
 @fuzz
-@given(mutate=byte_edits() | json_edits(MANIFEST) | file_edits())
+@given(mutate=byte_edits(FILES) | json_edits(MANIFEST) | file_edits())
 def test_a_damaged_artifact(original: Path, mutate: Change) -> None:
     check(original, mutate, ArtifactError, sealed=False)
 
