@@ -34,7 +34,7 @@ class Outer:
 
 GOOD: dict[str, Any] = {"name": "a", "flag": True, "inner": {"size": 1}}
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")))
-COUNT = st.integers(-(2**63), 2**63 - 1)
+COUNT = st.integers(-(2**63) + 1, 2**63 - 1)
 # written with six digits, so drawn with six
 NUMBER = st.floats(allow_nan=False, allow_infinity=False).map(lambda x: float(f"{x:.6g}"))
 INNER = st.builds(Inner, COUNT, NUMBER.filter(math.isfinite))
