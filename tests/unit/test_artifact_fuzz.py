@@ -175,3 +175,12 @@ def test_a_hostile_file(original: Path, file: str) -> None:
         check(original, mutate, EdgeError, sealed=True)
 
     run()
+
+
+def test_the_watch_sees_what_is_outside(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "outside").touch()
+    with nothing_outside(tmp_path / "inside"):
+        list((tmp_path / "inside").iterdir())
+    with pytest.raises(AssertionError, match="outside"), nothing_outside(tmp_path / "inside"):
+        (tmp_path / "outside").read_bytes()
