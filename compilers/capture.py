@@ -22,7 +22,7 @@ from sdk.errors import CaptureError, InputError
 from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
 
 Dynamic = Mapping[str, Mapping[int, Dim]]
-Model = nn.Module | ExportedProgram | str | Path
+Model = nn.Module | ExportedProgram | Program | str | Path
 Inputs = Mapping[str, Any] | Sequence[Any] | torch.Tensor | Array
 # What torch.export, and the model's own forward under it, raise when capture fails.
 CAPTURE_FAILURES = (
@@ -35,8 +35,11 @@ def capture(model: Model, inputs: Inputs | None, dynamic: Dynamic | None = None)
     """Capture `model` with example `inputs`; `dynamic` maps input -> axis -> Dim.
 
     Example inputs are a tensor, a sequence of tensors in forward's order or a mapping by name,
-    NumPy or torch. A module is captured in eval mode and left in the mode that it was in.
+    NumPy or torch. A module is captured in eval mode and left in the mode that it was in. A
+    `Program` was captured before: its fp32 form is taken.
     """
+    if isinstance(model, Program):
+        return model.base or model
     if isinstance(model, (str, Path)):
         return _capture_onnx(Path(model), inputs, dynamic or {})
     if isinstance(model, ExportedProgram):
@@ -73,6 +76,8 @@ def example_feed(model: Model, inputs: Inputs | None) -> dict[str, Array] | None
 
 
 def _input_names(model: Model) -> list[str]:
+    if isinstance(model, Program):
+        return [spec.name for spec in model.signature.inputs]
     if isinstance(model, ExportedProgram):
         return [spec.name for spec in _from_exported(model).signature.inputs]
     if isinstance(model, nn.Module):

@@ -40,7 +40,8 @@ def compile(
 ) -> Artifact:
     """Compile `model` for `target` and write the artifact `output`, if it passes its gates.
 
-    model: an nn.Module, a torch.export ExportedProgram or the path of an .onnx file.
+    model: an nn.Module, a torch.export ExportedProgram, the path of an .onnx file, or a Program of
+        sdk.compilers.capture or .quantize, which several targets can share.
     inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name.
     target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`.
     output: a path that ends in `.edge`.

@@ -7,44 +7,46 @@ the manifest with the reason.
 
 from __future__ import annotations
 
-import json
-import platform
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sdk.artifact import GOLDEN, PROCESSOR, SOURCES, Artifact, pack_golden, publish, staging
+from sdk.artifact import Artifact, publish, staging
 from sdk.compilers import lower
-from sdk.errors import EngineUnavailableError, InputError, ParityError, QuantizationError
+from sdk.errors import EngineUnavailableError, InputError, QuantizationError
+from sdk.evidence import (
+    Built,
+    candidate_of,
+    loss_of,
+    parity_error,
+    provenance_of,
+    tools,
+    write_evidence,
+)  # fmt: skip
 from sdk.extras import require
-from sdk.localize import Divergence, engine_divergence, quantization_divergence
+from sdk.feeds import Feed, as_feeds, smallest, stacked
+from sdk.localize import engine_divergence, quantization_divergence
 from sdk.manifest import FORMAT_VERSION, Candidate, Fidelity, Function, Manifest
 from sdk.model import as_function, default_threads
 from sdk.parity import FIDELITY, TOLERANCE, ParityReport, Tolerance, compare
 from sdk.processor import Processor
 from sdk.runtimes import check_runnable, open_session, probe
 from sdk.runtimes.session import Session
-from sdk.signature import Array, Dim, Signature
+from sdk.signature import Array, Dim
 from sdk.target import Target
 from sdk.timing import Latency, interleave
 
 if TYPE_CHECKING:
-    from sdk.compilers.program import Build, Program
+    from sdk.compilers.program import Program
 
-Feed = dict[str, Array]
 Run = Callable[[Feed], Mapping[str, Array]]
 Progress = Callable[[str, int, int], None]
 Metric = Callable[[Callable[[Any], Any]], float]
 WAIVERS = ("parity", "fidelity", "slower")
 MAX_CHECKS = 8
 EAGER = "torch eager"
-TOOLS = ("edge-sdk", "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +79,6 @@ class Settings:
             raise InputError("metric and max_drop go together.", fix="pass both or neither")
 
 
-@dataclass
-class Built:
-    """A candidate on its engine, and what was measured of it."""
-
-    program: Program
-    target: Target
-    build: Build
-    session: Session
-    parity: ParityReport
-    fidelity: Fidelity | None = None
-    latency: Latency | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Size of the engine files."""
-        return sum(file.stat().st_size for file in self.build.file.parent.iterdir())
-
-
 def compile_model(
     model: Any,
     inputs: Any,
@@ -106,7 +90,7 @@ def compile_model(
     for module in ("torch", "onnx", "onnxscript", "torchao"):
         require(module, purpose="Compiling", extra="compile")
     from sdk.compilers.capture import capture, example_feed  # imports torch
-    from sdk.compilers.program import torch_threads
+    from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
     threads = torch_threads(settings.threads)
@@ -116,7 +100,8 @@ def compile_model(
         if settings.processor is not None:
             settings.processor.check(program.signature)
         example = example_feed(model, inputs) or program.signature.zeros()
-        compiler = Compiler(settings, folder, program, example)
+        given = model if isinstance(model, Program) and model.precision == "int8" else None
+        compiler = Compiler(settings, folder, program, example, given)
         baseline = compiler.build(program)
         wanted = compiler.requested(program, baseline)
         kept, candidates = compiler.choose(baseline, wanted)
@@ -140,8 +125,15 @@ def check_target(target: Target) -> None:
 class Compiler:
     """One run of the pipeline: its settings, its folder and the inputs to check on."""
 
-    def __init__(self, settings: Settings, folder: Path, program: Program, example: Feed) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        program: Program,
+        example: Feed,
+        given: Program | None = None,
+    ) -> None:
+        self.settings, self.folder, self.given = settings, folder, given
         from sdk.compilers.quantize import check_calibration  # imports torch
 
         signature = program.signature
@@ -192,7 +184,7 @@ class Compiler:
             builts[name].latency = latency
         kept, reason = self._decide(baseline, wanted)
         candidates = tuple(
-            _candidate(built, baseline, kept=built is kept, reason=reason)
+            candidate_of(built, baseline, kept=built is kept, reason=reason)
             for built in builts.values()
         )
         return kept, candidates
@@ -202,13 +194,11 @@ class Compiler:
         root = self.folder / "artifact"
         kept.session.close()
         shutil.move(kept.build.file.parent, root)
-        golden = _smallest(self.feeds[0], kept.program)
-        (root / GOLDEN).write_bytes(pack_golden([(golden, kept.program.reference(golden))]))
-        (root / SOURCES).write_text(_sources(kept.build))
-        if self.settings.processor is not None:
-            (root / PROCESSOR).write_text(json.dumps(self.settings.processor.to_json()))
-        manifest = self._manifest(kept, candidates)
         settings = self.settings
+        write_evidence(
+            root, kept, smallest(self.feeds[0], kept.program.signature), settings.processor
+        )
+        manifest = self._manifest(kept, candidates)
         return publish(root, manifest, settings.output, overwrite=settings.overwrite)
 
     def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
@@ -220,11 +210,11 @@ class Compiler:
         found = engine_divergence(
             program,
             target,
-            _smallest(self.feeds[0], program),
+            smallest(self.feeds[0], program.signature),
             self.folder,
             threads=self.settings.threads,
         )
-        raise _parity_error(f"{target} does not compute what the model computes", report, found)
+        raise parity_error(f"{target} does not compute what the model computes", report, found)
 
     def _compare(self, run: Run, reference: Run, tolerance: Tolerance) -> ParityReport:
         """On the example inputs and on all inputs; the report that is out of bounds, if one is.
@@ -232,7 +222,7 @@ class Compiler:
         Taken together alone, calibration data of a larger scale than real inputs would drown them.
         """
         got, want = [run(feed) for feed in self.feeds], [reference(feed) for feed in self.feeds]
-        whole = compare(_stacked(got), _stacked(want), tolerance)
+        whole = compare(stacked(got), stacked(want), tolerance)
         example = compare(got[0], want[0], tolerance)
         return whole if example.ok else example
 
@@ -250,9 +240,11 @@ class Compiler:
         keep = list(self.settings.keep_float)
         ranked: list[str] | None = None
         while True:
-            quantized = quantize(
-                program, self.calibration, keep_float=keep, step=self.settings.progress
-            )
+            quantized = self.given
+            if quantized is None or quantized.float_layers != tuple(sorted(keep)):
+                quantized = quantize(
+                    program, self.calibration, keep_float=keep, step=self.settings.progress
+                )
             built = self.build(quantized)
             built.fidelity = self._fidelity(baseline, built)
             if self._within_budget(built.fidelity):
@@ -306,10 +298,10 @@ class Compiler:
         precision = built.program.precision
         found = None
         if precision == "int8":
-            feed = _smallest(self.feeds[0], built.program)
+            feed = smallest(self.feeds[0], built.program.signature)
             found = quantization_divergence(built.program, feed, FIDELITY["int8"])
         report = ParityReport(FIDELITY[precision], fidelity.outputs)
-        raise _parity_error(_lost(built, fidelity), report, found)
+        raise parity_error(loss_of(built, fidelity), report, found)
 
     def _decide(self, baseline: Built, wanted: Built | None) -> tuple[Built, str]:
         """The build to keep and, for the other one, why not."""
@@ -336,112 +328,12 @@ class Compiler:
             candidates=candidates,
             check_batches=len(self.feeds),
             threads=settings.threads,
-            tools=_tools(),
-            provenance={
-                "source": kept.program.source,
-                "program_sha256": kept.program.digest(),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "host": f"{platform.system()} {platform.machine()}",
-                **settings.provenance,
-            },
+            tools=tools(),
+            provenance=provenance_of(kept.program, settings.provenance),
             eager=self.eager,
             waivers=tuple(settings.waive),
         )
 
 
-def as_feeds(signature: Signature, batches: Iterable[Any]) -> list[Feed]:
-    """Batches (arrays, torch tensors, sequences or mappings) as feeds by input name."""
-    return [_as_feed(signature, batch) for batch in batches]
-
-
-def _as_feed(signature: Signature, batch: Any) -> Feed:
-    names = [spec.name for spec in signature.inputs]
-    if isinstance(batch, Mapping):
-        return {name: _as_array(value) for name, value in batch.items()}
-    values = list(batch) if isinstance(batch, (list, tuple)) else [batch]
-    if len(values) != len(names):
-        raise QuantizationError(
-            "A batch does not have the model's inputs.", expected=names, got=f"{len(values)} values"
-        )
-    return {name: _as_array(value) for name, value in zip(names, values, strict=True)}
-
-
-def _as_array(value: Any) -> Array:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-
-
 def _caller(run: Callable[[Feed], object], feed: Feed) -> Callable[[], object]:
     return lambda: run(feed)
-
-
-def _stacked(results: list[Mapping[str, Array]]) -> dict[str, Array]:
-    """Outputs over all feeds, stacked along the first axis where the others agree."""
-    return {name: _stack([result[name] for result in results]) for name in results[0]}
-
-
-def _stack(arrays: list[Array]) -> Array:
-    if len(arrays) == 1:
-        return arrays[0]
-    agree = arrays[0].ndim and len({array.shape[1:] for array in arrays}) == 1
-    return np.concatenate(arrays if agree else [array.reshape(-1) for array in arrays])
-
-
-def _smallest(feed: Feed, program: Program) -> Feed:
-    """The feed cut to the least size of each dynamic dim: golden values should be small."""
-    small = {}
-    for spec in program.signature.inputs:
-        index = tuple(slice(dim.min) if isinstance(dim, Dim) else slice(None) for dim in spec.shape)
-        small[spec.name] = feed[spec.name][index].copy()
-    return small
-
-
-def _candidate(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
-    assert built.latency is not None
-    assert baseline.latency is not None
-    return Candidate(
-        target=str(built.target),
-        kept=kept,
-        reason=reason,
-        bytes=built.bytes,
-        parity=built.parity.outputs,
-        fidelity=built.fidelity,
-        latency=built.latency,
-        speedup=baseline.latency.p50 / built.latency.p50,
-        float_layers=built.program.float_layers,
-    )
-
-
-def _sources(build: Build) -> str:
-    rows = {name: [s.module, s.operator, s.line] for name, s in build.sources.items()}
-    return json.dumps(rows, separators=(",", ":"))
-
-
-def _tools() -> dict[str, str]:
-    found = {}
-    for name in TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _lost(built: Built, fidelity: Fidelity) -> str:
-    if fidelity.metric is None:
-        return f"{built.target} is too far from fp32"
-    return (
-        f"{built.target} loses too much: {fidelity.metric} {fidelity.measured:.4f} against "
-        f"{fidelity.reference:.4f} at fp32, allowed drop {fidelity.max_drop}"
-    )
-
-
-def _parity_error(what: str, report: ParityReport, found: Divergence | None) -> ParityError:
-    where = f" First diverging operator: {found}." if found else ""
-    limit = report.tolerance
-    return ParityError(
-        f"{what}.{where}",
-        expected=f"relative rms <= {limit.rms:g} and worst <= {limit.worst:g} of each output",
-        got=str(report),
-        fix="look at that operator; for int8 check the calibration data or use keep_float=[...]",
-        report=report,
-    )

@@ -12,6 +12,8 @@ from torch import nn
 
 import sdk
 from sdk.artifact import MANIFEST, Artifact, publish, staging
+from sdk.compilers.capture import capture
+from sdk.compilers.quantize import quantize
 from sdk.manifest import Candidate, Manifest
 from sdk.processor import Processor
 from sdk.progress import Report
@@ -72,18 +74,23 @@ def export(
 
     calibration and the images of validation and test are float32 N x 3 x H x W.
     """
+    example = {processor.input: calibration[:1]}
+    batches = list(_batches(calibration))
+    progress("capture, and quantize once for all engines", 0, 1)
+    program = capture(student, example, {processor.input: {0: sdk.Dim("batch", 1, 1, BATCH)}})
+    if precision == "int8":
+        program = quantize(program, [{processor.input: batch} for batch in batches], step=progress)
     made: dict[str, Artifact] = {}
     rows: list[dict[str, Any]] = []
     for engine in engines or present_engines():
         target = Target(engine, precision=precision)
         metric = TopOne(validation, test)
         made[str(target)] = sdk.compile(
-            student,
-            inputs={processor.input: calibration[:1]},
+            program,
+            inputs=example,
             target=target,
             output=artifacts / f"{engine}.edge",
-            dynamic={processor.input: {0: sdk.Dim("batch", 1, 1, BATCH)}},
-            calibration=list(_batches(calibration)),
+            calibration=batches,
             check=[validation[0][:BATCH]],
             metric=metric,
             max_drop=max_drop,

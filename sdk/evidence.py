@@ -1,0 +1,117 @@
+"""What an artifact says of how it came about: candidates, manifest, and why a build was refused."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdk.artifact import GOLDEN, PROCESSOR, SOURCES, pack_golden
+from sdk.errors import ParityError
+from sdk.feeds import Feed
+from sdk.manifest import Candidate, Fidelity
+from sdk.parity import ParityReport
+from sdk.processor import Processor
+from sdk.runtimes.session import Session
+from sdk.target import Target
+from sdk.timing import Latency
+
+if TYPE_CHECKING:
+    from sdk.compilers.program import Build, Program
+    from sdk.localize import Divergence
+
+TOOLS = ("edge-sdk", "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass
+class Built:
+    """A candidate on its engine, and what was measured of it."""
+
+    program: Program
+    target: Target
+    build: Build
+    session: Session
+    parity: ParityReport
+    fidelity: Fidelity | None = None
+    latency: Latency | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the engine files."""
+        return sum(file.stat().st_size for file in self.build.file.parent.iterdir())
+
+
+def candidate_of(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
+    assert built.latency is not None
+    assert baseline.latency is not None
+    return Candidate(
+        target=str(built.target),
+        kept=kept,
+        reason=reason,
+        bytes=built.bytes,
+        parity=built.parity.outputs,
+        fidelity=built.fidelity,
+        latency=built.latency,
+        speedup=baseline.latency.p50 / built.latency.p50,
+        float_layers=built.program.float_layers,
+    )
+
+
+def _sources(build: Build) -> str:
+    rows = {name: [s.module, s.operator, s.line] for name, s in build.sources.items()}
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def tools() -> dict[str, str]:
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def loss_of(built: Built, fidelity: Fidelity) -> str:
+    if fidelity.metric is None:
+        return f"{built.target} is too far from fp32"
+    return (
+        f"{built.target} loses too much: {fidelity.metric} {fidelity.measured:.4f} against "
+        f"{fidelity.reference:.4f} at fp32, allowed drop {fidelity.max_drop}"
+    )
+
+
+def parity_error(what: str, report: ParityReport, found: Divergence | None) -> ParityError:
+    where = f" First diverging operator: {found}." if found else ""
+    limit = report.tolerance
+    return ParityError(
+        f"{what}.{where}",
+        expected=f"relative rms <= {limit.rms:g} and worst <= {limit.worst:g} of each output",
+        got=str(report),
+        fix="look at that operator; for int8 check the calibration data or use keep_float=[...]",
+        report=report,
+    )
+
+
+def provenance_of(program: Program, given: Mapping[str, str]) -> dict[str, str]:
+    """Where a program came from, when and on what it was compiled, and what the caller adds."""
+    return {
+        "source": program.source,
+        "program_sha256": program.digest(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": f"{platform.system()} {platform.machine()}",
+        **given,
+    }
+
+
+def write_evidence(root: Path, built: Built, feed: Feed, processor: Processor | None) -> None:
+    """Golden values of `feed`, the sources of the engine's nodes and the processor, beside it."""
+    (root / GOLDEN).write_bytes(pack_golden([(feed, built.program.reference(feed))]))
+    (root / SOURCES).write_text(_sources(built.build))
+    if processor is not None:
+        (root / PROCESSOR).write_text(json.dumps(processor.to_json()))
