@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def _capture_module(
     _check_dynamic(feed, dynamic)
     with _evaluating(module):
         outputs = _try_run(module, feed, names)
-        exported = _export(module, _widen(feed, dynamic), dynamic, names)
+        exported = _export(_contiguous(module), _widen(feed, dynamic), dynamic, names)
     output_names = output_names or [name for name, _ in outputs]
     signature = _signature(exported, list(feed), dynamic, output_names)
     return Program(
@@ -127,6 +128,18 @@ def _capture_module(
         reference=_eager(module, names, output_names),
         source=f"{type(module).__module__}.{type(module).__qualname__}",
     )
+
+
+def _contiguous(module: nn.Module) -> nn.Module:
+    """A copy in plain memory layout, if the module is not in it.
+
+    A channels-last module exports with shape arithmetic around its reshapes, and OpenVINO 2026.4
+    computed wrong values from the int8 form of such a graph.
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    if all(tensor.is_contiguous() for tensor in tensors if tensor.dim() in (4, 5)):
+        return module
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
 def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -> ExportedProgram:

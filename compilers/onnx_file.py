@@ -27,16 +27,24 @@ TRANSLATIONS: dict[Any, Any] = {}
 
 def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
     """Write `program` to `file`; return node name -> source. Node names are unique."""
+    if "onnx" not in program.lowered:
+        program.lowered["onnx"] = _lower(program)
+    data, sources = program.lowered["onnx"]
+    file.write_bytes(data)
+    return dict(sources)
+
+
+def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
     model = _translate(program)
     sources = node_sources(model, program)
     _name_values(model, program)
     _use_global_pool(model.graph)
     name_values(model.graph)
     _strip(model)
-    file.write_bytes(model.SerializeToString())
     ends = {name: node.name for node in model.graph.node for name in node.output}
     named = {value.name: ends.get(value.name) for value in model.graph.output}
-    return sources | {name: sources[node] for name, node in named.items() if node in sources}
+    sources |= {name: sources[node] for name, node in named.items() if node in sources}
+    return model.SerializeToString(), sources
 
 
 def _translate(program: Program) -> onnx.ModelProto:

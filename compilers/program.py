@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -35,6 +36,8 @@ class Program:
     """Layers that quantization left in float."""
     base: Program | None = None
     """The fp32 program that this one was made from."""
+    lowered: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+    """Engine files made of it already, by format: engines that read the same one share it."""
 
     def digest(self) -> str:
         """SHA-256 (hex) over the graph and all weights."""

@@ -90,12 +90,12 @@ class MobileNetKD(Recipe):
     student_weights: str = ""
     """A safetensors checkpoint that the student starts from."""
 
-    teacher: str = "resnet14"
+    teacher: str = "resnet8"
     teacher_weights: str = ""
     """A safetensors checkpoint; empty: `<data>/<teacher>.safetensors`, else a fresh teacher."""
-    adapt_steps: int = 150
+    adapt_steps: int = 200
     """Steps of the stage that adapts the teacher to the images, on all their labels."""
-    adapt_lr: float = 0.1
+    adapt_lr: float = 0.2
     teacher_targets: str = "cached"
     """`cached`: the teacher sees each plain image once; `online`: each crop of each step."""
     teacher_bn: str = "eval"
@@ -110,13 +110,13 @@ class MobileNetKD(Recipe):
     divergence: str = "js"
     weight: float = 4.0
     """Factor of the distillation loss."""
-    steps: int = 240
-    finetune_steps: int = 30
+    steps: int = 160
+    finetune_steps: int = 20
     batch: int = 64
     lr: float = 0.2
     finetune_lr: float = 0.01
     weight_decay: float = 4e-5
-    ema: float = 0.98
+    ema: float = 0.95
     flip: bool = False
     """Mirror half of the training images."""
     seed: int = 0

@@ -223,6 +223,8 @@ CASES = (
     Case("conv_bn_relu", lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8),
                                                nn.ReLU(), nn.Conv2d(8, 4, 3)), image(3, 12)),
     Case("mobile_block", mobile_block, image(8, 10)),
+    Case("channels_last", lambda: mobile_block().to(memory_format=torch.channels_last),
+         image(8, 10)),
     Case("residual", Residual, image(4, 8)),
     Case("conv_transpose", lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2, 1, 1), nn.ReLU6(),
                                                  nn.Conv2d(6, 2, 1)), image(4, 6)),
@@ -245,7 +247,7 @@ CASES = (
 )  # fmt: skip
 
 CASE_NAMES = (
-    "mlp", "conv_bn_relu", "mobile_block", "residual", "conv_transpose", "group_norm", "conv1d",
-    "upsample", "attention", "lstm", "gru", "tied_weights", "several", "named_inputs", "echo",
-    "scalar", "buffers",
+    "mlp", "conv_bn_relu", "mobile_block", "channels_last", "residual", "conv_transpose",
+    "group_norm", "conv1d", "upsample", "attention", "lstm", "gru", "tied_weights", "several",
+    "named_inputs", "echo", "scalar", "buffers",
 )  # fmt: skip
