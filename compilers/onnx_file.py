@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch.fx import Node
 
+from sdk.compilers.onnx_rewrites import rewrite
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
 from sdk.errors import EngineError, UnsupportedOperatorError
@@ -38,7 +39,7 @@ def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
     model = _translate(program)
     sources = node_sources(model, program)
     _name_values(model, program)
-    _use_global_pool(model.graph)
+    rewrite(model.graph)
     name_values(model.graph)
     _strip(model)
     ends = {name: node.name for node in model.graph.node for name in node.output}
@@ -142,23 +143,6 @@ def _name_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto, old: str, n
         producer.output[:] = [name if output == old else output for output in producer.output]
     else:
         graph.node.append(onnx.helper.make_node("Identity", [old], [name], f"output_{name}"))
-
-
-def _use_global_pool(graph: onnx.GraphProto) -> None:
-    """ReduceMean over height and width is GlobalAveragePool, which engines run in int8."""
-    constants = {value.name: value for value in graph.initializer}
-    values = (*graph.value_info, *graph.input)
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
-    for node in graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) != 2 or ranks.get(node.input[0]) != 4:
-            continue
-        axes = constants.get(node.input[1])
-        keep = [a.i for a in node.attribute if a.name == "keepdims"] or [1]
-        if axes is None or keep != [1]:
-            continue
-        if sorted(onnx.numpy_helper.to_array(axes).tolist()) in ([-2, -1], [2, 3]):
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:], node.input[1:]
 
 
 def _strip(model: onnx.ModelProto) -> None:

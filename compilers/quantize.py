@@ -120,7 +120,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type inf
         for node in model.graph.nodes:
             if node.op == "call_function" and node.target in {*WEIGHTED, *ARITHMETIC}:
                 self._annotate_compute(node)
-            elif node.target in {*MOVES, *MAPS} and _is_quantized(node.args[0]):
+            elif _follows(node) and _is_quantized(node.args[0]):
                 _annotate_follower(node)
         self._check_kept()
         return model
@@ -168,10 +168,18 @@ def _mark(node: Node, annotation: QuantizationAnnotation) -> None:
     node.meta["quantization_annotation"] = annotation
 
 
+def _follows(node: Node) -> bool:
+    """Whether a pair behind the node makes sense where there is one before it."""
+    if node.target is aten.pad.default:
+        mode, value = (*node.args[2:], *("constant", None)[len(node.args) - 2 :])
+        return mode == "constant" and not value  # zero is on every grid
+    return node.target in {*MOVES, *MAPS}
+
+
 def _annotate_follower(node: Node) -> None:
     """A node whose input has a pair gets one behind it too: the same scale, or its own."""
     source = node.args[0]
-    spec = SharedQuantizationSpec((source, node)) if node.target in MOVES else ACTIVATION
+    spec = ACTIVATION if node.target in MAPS else SharedQuantizationSpec((source, node))
     output = None if _is_result(node) else spec
     _mark(node, QuantizationAnnotation({source: ACTIVATION}, output))
 

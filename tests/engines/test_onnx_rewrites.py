@@ -1,0 +1,84 @@
+"""Rewrites of the ONNX graph keep its values and leave the operators that engines run fast."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from sdk.compilers.capture import capture
+from sdk.compilers.onnx_file import write_onnx
+from sdk.compilers.program import Program
+from sdk.compilers.quantize import quantize
+from sdk.runtimes import open_session
+from sdk.target import Target
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+class Padded(nn.Module):
+    """Convolutions behind pads as TensorFlow makes them, one that stays and one with a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pads before each of them."""
+        x = torch.relu(self.first(nnf.pad(x, (0, 1, 0, 1))))
+        x = torch.relu(self.second(nnf.pad(x, (1, 0, 2, 1))))
+        return self.third(nnf.pad(x, (1, 1, 1, 1), value=1.0))
+
+
+@pytest.fixture(scope="module")
+def example() -> np.ndarray:
+    return np.random.default_rng(0).normal(0.3, 1, (2, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def program(request: pytest.FixtureRequest, example: np.ndarray) -> Program:
+    torch.manual_seed(0)
+    captured = capture(Padded().eval(), {"x": example})
+    return quantize(captured, [{"x": example}]) if request.param == "int8" else captured
+
+
+def kinds(file: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(file).graph.node)
+
+
+def test_pads_go_into_convolutions_and_pairs_of_one_grid_go(
+    program: Program, tmp_path: Path
+) -> None:
+    write_onnx(program, tmp_path / "model.onnx")
+    found = kinds(tmp_path / "model.onnx")
+    assert found["Pad"] == 1  # the one whose value is not zero
+    pads = [
+        list(attribute.ints)
+        for node in onnx.load(tmp_path / "model.onnx").graph.node
+        for attribute in node.attribute
+        if attribute.name == "pads" and node.op_type == "Conv"
+    ]
+    assert [0, 0, 1, 1] in pads
+    assert [3, 2, 2, 1] in pads
+    if program.precision == "int8":
+        # the input, behind each convolution but the last, and around the pad that stays
+        assert found["QuantizeLinear"] <= 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_values_stay(program: Program, example: np.ndarray, tmp_path: Path, engine: str) -> None:
+    write_onnx(program, tmp_path / "model.onnx")
+    target = Target(engine, precision=program.precision)
+    session = open_session(tmp_path / "model.onnx", program.signature, target, threads=1)
+    got, want = session.run({"x": example}), program.reference({"x": example})
+    tolerance = 1e-5 if program.precision == "fp32" else 0.05
+    for name, values in want.items():
+        np.testing.assert_allclose(got[name], values, atol=tolerance * np.abs(values).max())
