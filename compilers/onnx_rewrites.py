@@ -11,11 +11,14 @@ from onnx import GraphProto, NodeProto, numpy_helper
 
 from sdk.signature import Array
 
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+
 
 def rewrite(graph: GraphProto) -> None:
     """All of them, in place; the values of the outputs stay as they are."""
     use_global_pool(graph)
     fold_pads(graph)
+    quantize_biases(graph)
 
 
 def use_global_pool(graph: GraphProto) -> None:
@@ -117,6 +120,19 @@ class _Wires:
             return None
         return [*begins[2:].tolist(), *ends[2:].tolist()]
 
+    def product_scale(self, layer: NodeProto) -> Array | None:
+        """Scale of the layer's products, per output channel; None unless both factors are int8."""
+        scales = []
+        for name in layer.input[:2]:
+            maker = self.maker.get(name)
+            if maker is None or maker.op_type != "DequantizeLinear":
+                return None
+            scales.append(self.constants.get(maker.input[1]))
+        data, weight = scales
+        if data is None or weight is None or data.size != 1 or weight.ndim != 1:
+            return None
+        return np.asarray(data * weight, np.float32)  # type: ignore[operator]
+
     def same_grid(self, a: NodeProto, b: NodeProto) -> bool:
         """Whether two Q or DQ nodes have equal constant scales and zero points."""
         return all(
@@ -150,3 +166,27 @@ def _skip_same_scale(
         conv.input[0] = before.output[0]
         graph.node.remove(quantize)
         graph.node.remove(dequantize)
+
+
+def quantize_biases(graph: GraphProto) -> None:
+    """The bias of an int8 layer becomes int32 at the scale of its products, input times weight.
+
+    That is what integer kernels add, and the form that ONNX's Q/DQ convention gives it. ONNX
+    Runtime would do it by itself, but the same pass of it quantizes the weights of layers that were
+    left in float on purpose; with the biases done here that pass can stay off.
+    """
+    wires = _Wires.of(graph)
+    for node in [node for node in graph.node if node.op_type in LAYERS and len(node.input) > 2]:
+        scale = wires.product_scale(node)
+        bias = wires.constants.get(node.input[2])
+        if scale is None or bias is None or bias.dtype != np.float32:
+            continue
+        whole = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+        if np.abs(whole).max(initial=0) > np.iinfo(np.int32).max:
+            continue
+        name = f"{node.output[0]}.bias"
+        tensors = {f"{name}.int32": whole.astype(np.int32), f"{name}.scale": scale}
+        graph.initializer.extend(numpy_helper.from_array(t, key) for key, t in tensors.items())
+        dequantize = onnx.helper.make_node("DequantizeLinear", list(tensors), [name], name, axis=0)
+        graph.node.insert(0, dequantize)
+        node.input[2] = name

@@ -37,6 +37,8 @@ with quiet("torchao"):
 
 aten = torch.ops.aten
 EPS = 2**-24  # smallest scale: a channel of zeros stays finite
+# Of weights: larger, so that the bias of such a channel fits into 32 bits at the products' scale.
+WEIGHT_EPS = 2**-20
 ACTIVATION = QuantizationSpec(
     dtype=torch.uint8,
     quant_min=0,
@@ -51,7 +53,7 @@ WEIGHT = {
         quant_max=127,
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
-        observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=EPS),
+        observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=WEIGHT_EPS),
     )
     for axis in (0, 1)
 }
@@ -221,7 +223,10 @@ def _is_table(argument: Any) -> bool:
 
 
 def _is_result(node: Node) -> bool:
-    return any(user.op == "output" for user in node.users)
+    """Whether nothing but moves stands between the node and an output: that stays float."""
+    return any(
+        user.op == "output" or (user.target in MOVES and _is_result(user)) for user in node.users
+    )
 
 
 def check_calibration(signature: Signature, calibration: Iterable[Feed]) -> list[dict[str, Array]]:

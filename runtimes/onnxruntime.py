@@ -34,6 +34,8 @@ from sdk.target import Availability, Target
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 DEVICE_OF = {provider: device for device, provider in PROVIDERS.items()}
+# It quantizes the weights of layers between int8 ones that were left in float on purpose.
+DISABLED = ["WeightBiasQuantization"]
 PRECISIONS = ("fp32", "fp16", "int8")  # its CPU provider has no bf16 convolutions
 
 NOTES = (
@@ -146,7 +148,9 @@ class OnnxRuntimeSession:
             options.profile_file_prefix = profile_prefix
         providers = [PROVIDERS[self._target.device]]
         with mapped_errors():
-            return ort.InferenceSession(self._file, options, providers=providers)
+            return ort.InferenceSession(
+                self._file, options, providers=providers, disabled_optimizers=DISABLED
+            )
 
     def _check_names(self) -> None:
         check_names(

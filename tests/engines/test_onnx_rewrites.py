@@ -82,3 +82,52 @@ def test_values_stay(program: Program, example: np.ndarray, tmp_path: Path, engi
     tolerance = 1e-5 if program.precision == "fp32" else 0.05
     for name, values in want.items():
         np.testing.assert_allclose(got[name], values, atol=tolerance * np.abs(values).max())
+
+
+class Depthwise(nn.Module):
+    """A depthwise layer between two others, with weights of very unlike channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Conv2d(8, 4, 1)
+        with torch.no_grad():
+            self.middle.weight *= torch.logspace(-3, 0, 8).reshape(-1, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """1 x 1, depthwise, 1 x 1."""
+        return self.last(nnf.relu6(self.middle(nnf.relu6(self.first(x)))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_left_in_float_is_not_quantized_by_the_engine(
+    example: np.ndarray, tmp_path: Path, engine: str
+) -> None:
+    torch.manual_seed(1)
+    captured = capture(Depthwise().eval(), {"x": example})
+    program = quantize(captured, [{"x": example}], keep_float=["middle"])
+    write_onnx(program, tmp_path / "model.onnx")
+    target = Target(engine, precision="int8")
+    session = open_session(tmp_path / "model.onnx", program.signature, target, threads=1)
+    got, want = session.run({"x": example})["output"], program.reference({"x": example})["output"]
+    assert np.sqrt(np.mean((got - want) ** 2)) < 0.01 * want.std()
+
+
+def test_biases_of_int8_layers_are_int32_and_others_stay(
+    example: np.ndarray, tmp_path: Path
+) -> None:
+    captured = capture(Depthwise().eval(), {"x": example})
+    program = quantize(captured, [{"x": example}], keep_float=["middle"])
+    write_onnx(program, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    float_bias = []
+    for conv in (node for node in graph.node if node.op_type == "Conv"):
+        if conv.input[2] in stored:
+            float_bias.append(conv.input[1])
+        else:
+            whole = stored[made[conv.input[2]].input[0]]
+            assert whole.data_type == onnx.TensorProto.INT32
+    assert float_bias == ["middle.weight"]
