@@ -172,10 +172,13 @@ class OpenVinoSession:
             return core.compile_model(model, DEVICES[self._target.device], config | properties)
 
     def _check_names(self) -> None:
+        with mapped_errors():
+            inputs = [port.get_names() for port in self._compiled.inputs]
+            outputs = [port.get_names() for port in self._compiled.outputs]
         check_names(
             self.signature,
-            [port.get_names() for port in self._compiled.inputs],
-            [port.get_names() for port in self._compiled.outputs],
+            inputs,
+            outputs,
         )
 
     @staticmethod
@@ -198,7 +201,7 @@ def mapped_errors() -> Iterator[None]:
     """The one place where OpenVINO's exceptions become the SDK's."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # its message may quote a broken file
         text = str(error)
         if (
             "OpConversionFailure" in text
