@@ -20,7 +20,6 @@ the few images only, and of all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -155,14 +154,13 @@ class MobileNetKD(Recipe):
         """Adapt the teacher, distil the student, train the baselines, compile and report."""
         output = Path(output)
         check_output(output, overwrite=overwrite)
-        with terminal(progress) as report:
-            space = Workspace.open(output, self, resume=resume)
-            started = time.monotonic()
+        space = Workspace.open(output, self, resume=resume)
+        with terminal(progress) as report, space.clock() as seconds:
             run = _Run(self, space, report)
             teacher = run.adapted_teacher()
             models = run.students(teacher)
             exported = run.compiled(models["ssld"], output, overwrite=overwrite)
-            figures = run.figures(exported, time.monotonic() - started)
+            figures = run.figures(exported, seconds())
             write_card(space.folder, self, figures, exported)
         return Student(models["ssld"], exported.best, exported.artifacts, figures, space.folder)
 
@@ -290,6 +288,10 @@ class _Run:
                 "labelled": len(self.few),
                 "validation": len(self.validation),
                 "test": len(self.test),
+            },
+            "steps": {
+                "teacher": self.recipe.adapt_steps,
+                "student": self.recipe.steps + self.recipe.finetune_steps,
             },
             "builds": exported.rows,
             "seconds": round(seconds, 1),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from sdk.errors import InputError
 from sdk.recipes.base import Recipe
 
-SETTINGS = "settings.json"
+SETTINGS, ELAPSED = "settings.json", "seconds.txt"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class Workspace:
         settings = {"recipe": type(recipe).__name__, "digest": recipe.digest(), **asdict(recipe)}
         file.write_text(json.dumps(settings, indent=1))
         return cls(folder)
+
+    @contextlib.contextmanager
+    def clock(self) -> Iterator[Callable[[], float]]:
+        """A function that tells the seconds spent in this folder, over all its runs."""
+        file = self.folder / ELAPSED
+        before = float(file.read_text()) if file.is_file() else 0.0
+        started = time.monotonic()
+        try:
+            yield lambda: before + time.monotonic() - started
+        finally:
+            file.write_text(f"{before + time.monotonic() - started:.1f}")
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of a step: computed once, then read from `<name>.json`."""
