@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import io
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from sdk.compilers.program import Feed, Program, _is_library
 from sdk.errors import CaptureError, InputError
+from sdk.extras import quiet
 from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
 
 Dynamic = Mapping[str, Mapping[int, Dim]]
@@ -150,7 +152,8 @@ def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -
     }
     args, kwargs = _call_arguments(feed, names)
     try:
-        with torch.no_grad():
+        # On failure it prints its half-made graph; the error names the user's line instead.
+        with torch.no_grad(), quiet("torch.export"), contextlib.redirect_stderr(io.StringIO()):
             return torch.export.export(
                 module, args, kwargs, dynamic_shapes=_as_call(shapes, args, feed, module)
             )

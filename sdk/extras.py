@@ -32,7 +32,11 @@ EXTRA = {
 }
 
 # package -> loggers that warn, when it is imported, of what the caller cannot act on
-NOISY = {"torchao": ("torchao", "torch.utils._pytree")}  # CUDA libraries; its own enums
+# what is held at errors -> its loggers
+NOISY = {
+    "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
+    "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
+}
 
 
 def installed(module: str) -> bool:
@@ -60,7 +64,7 @@ def require(module: str, *, purpose: str, extra: str | None = None) -> ModuleTyp
 
 @contextlib.contextmanager
 def quiet(package: str) -> Iterator[None]:
-    """Import `package` in here: its `NOISY` loggers are held at errors."""
+    """Import or use `package` in here: its `NOISY` loggers are held at errors."""
     loggers = map(logging.getLogger, NOISY.get(package, ()))
     levels = {logger: logger.level for logger in loggers}
     for logger in levels:

@@ -139,6 +139,13 @@ class Compiler:
         signature = program.signature
         calibration = as_feeds(signature, settings.calibration)
         self.calibration = check_calibration(signature, calibration) if calibration else []
+        if settings.target.precision == "int8" and not self.calibration:
+            raise QuantizationError(
+                "int8 needs calibration data.",
+                expected="calibration=[batch, ...] of real inputs",
+                got="none",
+                fix="pass some hundred real inputs, for example from the training set",
+            )
         checks = as_feeds(signature, settings.check) or self.calibration
         for feed in (example, *checks):
             signature.check(feed)
@@ -230,13 +237,6 @@ class Compiler:
         """int8; layers that cost the metric too much go back to float, worst first."""
         from sdk.compilers.quantize import quantize, rank_layers  # imports torch
 
-        if not self.calibration:
-            raise QuantizationError(
-                "int8 needs calibration data.",
-                expected="calibration=[batch, ...] of real inputs",
-                got="none",
-                fix="pass some hundred real inputs, for example from the training set",
-            )
         keep = list(self.settings.keep_float)
         ranked: list[str] | None = None
         while True:
