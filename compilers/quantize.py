@@ -173,7 +173,8 @@ def _mark(node: Node, annotation: QuantizationAnnotation) -> None:
 def _follows(node: Node) -> bool:
     """Whether a pair behind the node makes sense where there is one before it."""
     if node.target is aten.pad.default:
-        mode, value = (*node.args[2:], *("constant", None)[len(node.args) - 2 :])
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        value = node.args[3] if len(node.args) > 3 else None
         return mode == "constant" and not value  # zero is on every grid
     return node.target in {*MOVES, *MAPS}
 
