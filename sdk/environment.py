@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +13,8 @@ INSTRUCTIONS = (
     "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8",
     "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-TOOLS = ("edge-sdk", "numpy", "onnxruntime", "openvino", "torch")
+RUNNING = ("edge-sdk", "numpy", "onnxruntime", "openvino", "torch")
+COMPILING = (*RUNNING, "torchao", "onnx", "onnxscript")
 
 
 def describe() -> dict[str, str]:
@@ -27,14 +29,15 @@ def describe() -> dict[str, str]:
         "system": platform.platform(),
         "load average": f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "",
         "python": platform.python_version(),
-        **_versions(),
+        **versions(RUNNING),
     }
     return {key: value for key, value in facts.items() if value}
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
     found = {}
-    for name in TOOLS:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ from sdk.timing import Latency
 if TYPE_CHECKING:
     from sdk.compilers.program import Build, Program
     from sdk.localize import Divergence
-
-TOOLS = ("edge-sdk", "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
 @dataclass
@@ -47,6 +44,7 @@ class Built:
 
 
 def candidate_of(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
+    """The manifest's row of a timed build."""
     assert built.latency is not None
     assert baseline.latency is not None
     return Candidate(
@@ -67,17 +65,8 @@ def _sources(build: Build) -> str:
     return json.dumps(rows, separators=(",", ":"))
 
 
-def tools() -> dict[str, str]:
-    found = {}
-    for name in TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def loss_of(built: Built, fidelity: Fidelity) -> str:
+    """What a build that failed the fidelity gate lost, in a sentence."""
     if fidelity.metric is None:
         return f"{built.target} is too far from fp32"
     return (
@@ -87,6 +76,7 @@ def loss_of(built: Built, fidelity: Fidelity) -> str:
 
 
 def parity_error(what: str, report: ParityReport, found: Divergence | None) -> ParityError:
+    """The error of a refused build: figures, bounds, and the operator where it begins."""
     where = f" First diverging operator: {found}." if found else ""
     limit = report.tolerance
     return ParityError(

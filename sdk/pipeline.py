@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.artifact import Artifact, publish, staging
 from sdk.compilers import lower
+from sdk.environment import COMPILING, versions
 from sdk.errors import EngineUnavailableError, InputError, QuantizationError
 from sdk.evidence import (
     Built,
@@ -22,7 +23,6 @@ from sdk.evidence import (
     loss_of,
     parity_error,
     provenance_of,
-    tools,
     write_evidence,
 )  # fmt: skip
 from sdk.extras import require
@@ -328,7 +328,7 @@ class Compiler:
             candidates=candidates,
             check_batches=len(self.feeds),
             threads=settings.threads,
-            tools=tools(),
+            tools=versions(COMPILING),
             provenance=provenance_of(kept.program, settings.provenance),
             eager=self.eager,
             waivers=tuple(settings.waive),
