@@ -36,6 +36,7 @@ def compile(
     waive: Sequence[str] = (),
     overwrite: bool = False,
     threads: int | None = None,
+    provenance: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Artifact:
     """Compile `model` for `target` and write the artifact `output`, if it passes its gates.
@@ -56,6 +57,7 @@ def compile(
     processor: what `predict` does to raw input and to the outputs.
     waive: gates to pass over, written into the manifest: `parity`, `fidelity`, `slower`.
     threads: the engine's threads while checking and timing; default: all cores allowed.
+    provenance: what else the manifest should say of where this came from.
     progress: called with (what, done, total); default: a line on the terminal.
 
     Raises CaptureError, UnsupportedOperatorError, QuantizationError, ParityError (naming the first
@@ -78,6 +80,7 @@ def compile(
             waive=tuple(waive),
             overwrite=overwrite,
             threads=threads or default_threads(),
+            provenance=provenance or {},
             progress=report,
         )
         return compile_model(model, inputs, settings, dynamic=dynamic)

@@ -87,6 +87,7 @@ def compile(
         waive=waive or (),
         overwrite=overwrite,
         threads=threads,
+        provenance={"inputs": "random (--shape)"} if shape else None,
         progress=stages(),
     )
     return Answer(document=_document(artifact), view=lambda: _view(artifact))

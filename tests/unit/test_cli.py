@@ -145,6 +145,7 @@ def test_compile_json_is_alone_on_stdout_though_the_model_prints() -> None:
     assert [row["kept"] for row in found["candidates"]] == [True]
     assert "the user's module prints this" in done.stderr
     assert "random inputs" in done.stderr
+    assert "random" in sdk.Artifact.open("json.edge").manifest.provenance["inputs"]
     assert "... capture" in done.stderr
 
 
