@@ -145,7 +145,7 @@ def _contiguous(module: nn.Module) -> nn.Module:
 
 
 def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -> ExportedProgram:
-    dims = {d.name: torch.export.Dim(d.name, min=d.min, max=d.max) for d in _all_dims(dynamic)}
+    dims = _torch_dims(dynamic)
     shapes = {
         name: {axis: dims[dim.name] for axis, dim in dynamic.get(name, {}).items() if dim.max > 1}
         for name in feed
@@ -265,6 +265,10 @@ def _check_dynamic(feed: Feed, dynamic: Dynamic) -> None:
                     expected=f"an axis of {list(feed[name].shape)} whose size is in {dim}",
                     got=f"axis {axis}",
                 )
+
+
+def _torch_dims(dynamic: Dynamic) -> dict[str, Any]:
+    return {d.name: torch.export.Dim(d.name, min=d.min, max=d.max) for d in _all_dims(dynamic)}
 
 
 def _all_dims(dynamic: Dynamic) -> list[Dim]:
@@ -396,9 +400,7 @@ def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, Dim)}
         for spec in signature.inputs
     }
-    dims = {
-        dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in _all_dims(dynamic)
-    }
+    dims = _torch_dims(dynamic)
     shapes: tuple[Any, ...] = tuple(
         {axis: dims[d.name] for axis, d in dynamic[name].items()} for name in names
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from sdk.compilers.onnx_rewrites import rewrite
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
 from sdk.errors import EngineError, UnsupportedOperatorError
+from sdk.extras import quiet
 
 OPSET = 20
 IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
@@ -107,15 +107,10 @@ def _chain(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.onnx prints and warns about its own inside; what matters is raised."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with quiet("torch.onnx"), warnings.catch_warnings(), silent:
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _name_values(model: onnx.ModelProto, program: Program) -> None:

@@ -241,11 +241,12 @@ class _Run:
         """Each arm with each seed; returns those of the first seed."""
         first: dict[str, nn.Module] = {}
         self.results["students"] = {arm: [] for arm in self.recipe.arms}
+        lessons = {arm: self._lesson(arm, teacher) for arm in self.recipe.arms}
         for seed in range(self.recipe.seed, self.recipe.seed + self.recipe.seeds):
             for arm in self.recipe.arms:
-                model = self._student(arm, seed, teacher)
-                first.setdefault(arm, model)
                 name = f"seed{seed}/{arm.replace(' ', '-')}"
+                model = self._student(name, seed, *lessons[arm])
+                first.setdefault(arm, model)
                 figures = self.space.once(f"{name}-test", partial(self._test_accuracy, model))
                 self.results["students"][arm].append(figures["accuracy"])
         return first
@@ -297,16 +298,17 @@ class _Run:
             "seconds": round(seconds, 1),
         }
 
-    def _student(self, arm: str, seed: int, teacher: nn.Module) -> nn.Module:
+    def _lesson(self, arm: str, teacher: nn.Module) -> tuple[Pairs, Objective]:
+        """What an arm learns from, and how; the same for each seed."""
+        if arm == "ssld":
+            return self._pool(teacher), self._distillation(teacher)
+        labelled = self.few if arm == "few labels" else self.train
+        pairs = Pairs(torch.from_numpy(labelled.pixels), torch.from_numpy(labelled.labels))
+        return pairs, cross_entropy
+
+    def _student(self, name: str, seed: int, data: Pairs, objective: Objective) -> nn.Module:
         torch.manual_seed(seed)
         model = self.recipe.new_student(self.classes)
-        name = f"seed{seed}/{arm.replace(' ', '-')}"
-        objective: Objective = cross_entropy
-        if arm == "ssld":
-            data, objective = self._pool(teacher), self._distillation(teacher)
-        else:
-            labelled = self.few if arm == "few labels" else self.train
-            data = Pairs(torch.from_numpy(labelled.pixels), torch.from_numpy(labelled.labels))
         model = self._train(model, data, objective, self.recipe.schedule, name, seed)
         if not self.recipe.finetune_steps:
             return model
@@ -336,7 +338,9 @@ class _Run:
         pixels = torch.from_numpy(self.train.pixels)
         if not file.is_file():
             self.progress("ask the teacher", 0, 1)
-            save_file({"logits": logits(teacher, pixels, self.normalise)}, file)
+            part = file.with_suffix(".part")
+            save_file({"logits": logits(teacher, pixels, self.normalise)}, part)
+            part.rename(file)
         scores = load_file(file)["logits"]
         kept = pool.without_copies(self.train.pixels, self.test.pixels)
         if self.recipe.keep_per_class:

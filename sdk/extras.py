@@ -27,7 +27,6 @@ EXTRA = {
     "sklearn": "recipes",
     "torch": "torch",
     "torchao": "compile",
-    "tqdm": "recipes",
     "typer": "cli",
 }
 
@@ -35,6 +34,7 @@ EXTRA = {
 # what is held at errors -> its loggers
 NOISY = {
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
+    "torch.onnx": ("torch.onnx",),
     "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
 }
 

@@ -7,7 +7,7 @@ becomes a tensor only where an operator computes on data, so no data-dependent s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from sdk.errors import UnsupportedOperatorError
 
 Host = npt.NDArray[Any]
 Size = Any  # int | torch.SymInt; torch's own stubs type a SymInt as int
-Ints = Sequence[int] | Host | torch.Tensor
 Rule = Callable[..., Any]
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
