@@ -49,6 +49,8 @@ def run(
     say("2/3 distil a student on scanned digits, compile it for each engine at int8, check, time")
     recipe = sdk.recipe("mobilenet_kd", preset="tiny")
     student = recipe.run(folder / "student.edge", resume=resume, overwrite=True, progress=progress)
+    for target, why in student.report["refused"].items():
+        say(f"{target} was refused, its engine gets fp32: {why}")
     say(f"3/3 profile {student.artifact.manifest.target}, the fastest")
     profile = folder / "profile.html"
     sdk.profile(student.artifact.path).save(profile)

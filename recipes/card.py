@@ -33,7 +33,7 @@ def write_card(
     parts = (
         _heading(recipe, exported),
         _students(figures),
-        _builds(figures["builds"]),
+        _builds(figures["builds"], figures["refused"]),
         _claim(recipe, figures),
         _settings(recipe, environment),
     )
@@ -79,7 +79,7 @@ def _percents(values: list[float]) -> str:
     return ", ".join(f"{value:.2%}" for value in values)
 
 
-def _builds(builds: list[Mapping[str, Any]]) -> str:
+def _builds(builds: list[Mapping[str, Any]], refused: Mapping[str, str]) -> str:
     rows = [
         (
             build["engine"],
@@ -96,7 +96,8 @@ def _builds(builds: list[Mapping[str, Any]]) -> str:
     ]
     header = ("engine", "precision", "size (of fp32)", "p50, batch 1", "speed over torch eager",
               "test top-1", "parity (rms)", "outcome", "layers left in float")  # fmt: skip
-    return f"## Builds\n\n{table(header, rows)}"
+    notes = [f"`{target}` was refused:\n\n```\n{why}\n```" for target, why in refused.items()]
+    return "\n\n".join((f"## Builds\n\n{table(header, rows)}", *notes))
 
 
 def _claim(recipe: Recipe, figures: Mapping[str, Any]) -> str:

@@ -295,6 +295,7 @@ class _Run:
                 "student": self.recipe.steps + self.recipe.finetune_steps,
             },
             "builds": exported.rows,
+            "refused": exported.refused,
             "seconds": round(seconds, 1),
         }
 

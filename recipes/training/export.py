@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import sdk
 from sdk.artifact import MANIFEST, Artifact, publish, staging
 from sdk.compilers.capture import capture
 from sdk.compilers.quantize import quantize
+from sdk.errors import ParityError
 from sdk.manifest import Candidate, Manifest
 from sdk.processor import Processor
 from sdk.progress import Report
@@ -32,6 +34,8 @@ class Exported:
     best: Artifact
     artifacts: dict[str, Artifact]
     rows: list[dict[str, Any]]
+    refused: dict[str, str]
+    """Targets whose build did not pass its gates, and why; that engine got fp32 instead."""
 
 
 class TopOne:
@@ -82,13 +86,14 @@ def export(
         program = quantize(program, [{processor.input: batch} for batch in batches], step=progress)
     made: dict[str, Artifact] = {}
     rows: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
     for engine in engines or present_engines():
         target = Target(engine, precision=precision)
         metric = TopOne(validation, test)
-        made[str(target)] = sdk.compile(
+        build = partial(
+            sdk.compile,
             program,
             inputs=example,
-            target=target,
             output=artifacts / f"{engine}.edge",
             calibration=batches,
             check=[validation[0][:BATCH]],
@@ -98,9 +103,18 @@ def export(
             overwrite=True,
             progress=_prefixed(engine, progress),
         )
-        rows += _rows(made[str(target)].manifest, metric.test_accuracies)
+        try:
+            artifact = build(target=target)
+        except ParityError as error:
+            if precision == "fp32":
+                raise
+            refused[str(target)] = str(error)
+            target = target.with_precision("fp32")
+            artifact = build(target=target)
+        made[str(target)] = artifact
+        rows += _rows(artifact.manifest, metric.test_accuracies)
     best = max(made.values(), key=lambda artifact: _eager_speedup(artifact.manifest))
-    return Exported(_copy(best, output, overwrite=overwrite), made, rows)
+    return Exported(_copy(best, output, overwrite=overwrite), made, rows, refused)
 
 
 def _prefixed(engine: str, progress: Report) -> Report:

@@ -92,3 +92,23 @@ def test_a_second_run_takes_up_the_first_one_and_other_settings_do_not(
     again = sdk.recipe("mobilenet_kd", **SHORT).run(output, overwrite=True)
     for name, tensor in short_run.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_refused_precision_leaves_the_engine_with_fp32_and_the_reason(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_really = sdk.compile
+
+    def refuse_int8(model, *, target, **options):
+        if target.precision == "int8":
+            raise sdk.ParityError("planted: too far from the reference")
+        return compile_really(model, target=target, **options)
+
+    monkeypatch.setattr(sdk, "compile", refuse_int8)
+    settings = {**SHORT, "precision": "int8", "arms": ("ssld",)}
+    student = sdk.recipe("mobilenet_kd", **settings).run(tmp_path / "student.edge")
+    assert list(student.artifacts) == ["torch:cpu:fp32"]
+    assert "planted" in student.report["refused"]["torch:cpu:int8"]
+    card = (student.folder / "MODEL_CARD.md").read_text()
+    assert "`torch:cpu:int8` was refused" in card
+    assert "planted" in card
