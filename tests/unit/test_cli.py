@@ -349,6 +349,7 @@ def test_demo_shows_every_build_the_accuracies_and_where_the_report_is(
         "teacher": {"after": {"accuracy": 0.75}},
         "students": {"ssld": {"mean": 0.5}},
         "images": {"test": 4},
+        "refused": {"torch:cpu:int8": "too far from the reference"},
     }
     asked: dict[str, Any] = {}
 
@@ -369,6 +370,7 @@ def test_demo_shows_every_build_the_accuracies_and_where_the_report_is(
     captured = capfd.readouterr()
     assert "top-1 on 4 test images: teacher 75.0%, ssld 50.0%" in captured.out
     assert "asked for" in captured.out
+    assert "torch:cpu:int8 was refused" in captured.err
     assert [line[:3] for line in captured.err.splitlines() if line[1:2] == "/"] == [
         "1/3",
         "2/3",
