@@ -36,6 +36,8 @@ class Program:
     """Layers that quantization left in float."""
     base: Program | None = None
     """The fp32 program that this one was made from."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """How its precision was made, for the manifest: group size, method."""
     lowered: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
     """Engine files made of it already, by format: engines that read the same one share it."""
 
@@ -63,8 +65,18 @@ class Build:
     """What a compiler wrote: the file that holds the function, and where its nodes come from."""
 
     file: Path
+    """Below `folder`; where the engine's file is a folder itself, a regular file in it."""
     sources: Mapping[str, SourceLine] = field(default_factory=dict)
     """Name of a node of the engine file -> its source."""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """What the files are tied to: a library version, a compute capability, a chip."""
+    depth: int = 1
+    """How far `file` lies below `folder`."""
+
+    @property
+    def folder(self) -> Path:
+        """All that was written; it becomes the artifact's."""
+        return self.file.parents[self.depth - 1]
 
 
 def source_of(node: Node) -> SourceLine:

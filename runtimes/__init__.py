@@ -1,21 +1,27 @@
 """Engine files to answers, on the device. One module per engine; the file name is the registry.
 
-Each engine module has two functions:
+Each engine module has two functions,
 
 - `probe() -> Availability` never raises and never imports the engine's package twice;
-- `open_session(file, signature, target, threads) -> Session` loads one engine file.
+- `open_session(file, signature, target, threads) -> Session` loads one engine file;
+
+and a third where its files are tied to a library version or a chip:
+
+- `check_requires(requires)` refuses a machine that is not what they were built for.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from sdk.errors import EngineUnavailableError
 from sdk.runtimes.session import Session
 from sdk.signature import Signature
-from sdk.target import ENGINES, Availability, Target
+from sdk.target import ENGINES, Availability, DeviceSupport, Target
 
 IMPLEMENTED = tuple(name for name in ENGINES if (Path(__file__).parent / f"{name}.py").is_file())
 
@@ -23,30 +29,55 @@ IMPLEMENTED = tuple(name for name in ENGINES if (Path(__file__).parent / f"{name
 def probe(engine: str) -> Availability:
     """What `engine` can do on this machine."""
     if engine not in IMPLEMENTED:
-        return Availability(False, False, reason="this version has no runtime for it")
-    return cast(Availability, importlib.import_module(f"sdk.runtimes.{engine}").probe())
+        return Availability(reason="this version has no runtime for it")
+    return cast(Availability, _module(engine).probe())
 
 
-def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> Session:
-    """Load an engine file; EngineUnavailableError where this machine cannot run the target."""
-    check_runnable(target)
-    module = importlib.import_module(f"sdk.runtimes.{target.engine}")
-    return cast(Session, module.open_session(file, signature, target, threads=threads))
-
-
-def check_runnable(target: Target) -> None:
-    """Raise EngineUnavailableError unless this machine can run `target`."""
+def support_of(target: Target) -> DeviceSupport:
+    """What this machine can do for the target's device; EngineUnavailableError where nothing."""
     available = probe(target.engine)
-    if not available.run:
+    if not available.devices:
         raise EngineUnavailableError(
             f"The engine {target.engine!r} cannot run here.",
             got=available.reason,
             fix=available.fix,
         )
-    if target.device not in available.devices:
+    found = available.devices.get(target.device)
+    if found is None:
         raise EngineUnavailableError(
             f"The engine {target.engine!r} has no device {target.device!r} here.",
             expected=f"one of {', '.join(available.devices)}",
             got=target.device,
             fix="load with another device, or with fallback='warn'",
         )
+    return found
+
+
+def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> Session:
+    """Load an engine file; EngineUnavailableError where this machine cannot run the target."""
+    check_runnable(target)
+    return cast(
+        Session, _module(target.engine).open_session(file, signature, target, threads=threads)
+    )
+
+
+def check_requires(target: Target, requires: Mapping[str, str]) -> None:
+    """Raise EngineUnavailableError unless this machine is what the engine files were built for."""
+    check = getattr(_module(target.engine), "check_requires", None)
+    if check is not None:
+        check(requires)
+
+
+def check_runnable(target: Target) -> None:
+    """Raise EngineUnavailableError unless this machine can run `target`."""
+    support = support_of(target)
+    if not support.run:
+        raise EngineUnavailableError(
+            f"The engine {target.engine!r} cannot run on {target.device!r} here.",
+            got=support.reason,
+            fix=support.fix,
+        )
+
+
+def _module(engine: str) -> ModuleType:
+    return importlib.import_module(f"sdk.runtimes.{engine}")

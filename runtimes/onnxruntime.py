@@ -30,7 +30,7 @@ from sdk.runtimes.session import (
     without_engine,
 )
 from sdk.signature import Array, Signature
-from sdk.target import Availability, Target
+from sdk.target import Availability, DeviceSupport, Target
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 DEVICE_OF = {provider: device for device, provider in PROVIDERS.items()}
@@ -49,15 +49,15 @@ def probe() -> Availability:
     """Version and devices of the installed ONNX Runtime."""
     if not installed("onnxruntime"):
         return Availability(
-            False,
-            False,
             reason="onnxruntime is not installed",
             fix="pip install 'edge-sdk[onnxruntime]'",
         )
     ort = _ort()
     present = ort.get_available_providers()
-    devices = tuple(device for device, name in PROVIDERS.items() if name in present)
-    return Availability(True, True, ort.__version__, devices, PRECISIONS)
+    devices = {
+        device: DeviceSupport(PRECISIONS) for device, name in PROVIDERS.items() if name in present
+    }
+    return Availability(ort.__version__, devices)
 
 
 def open_session(

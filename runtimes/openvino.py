@@ -26,7 +26,7 @@ from sdk.runtimes.session import (
     without_engine,
 )
 from sdk.signature import Array, Signature
-from sdk.target import Availability, Target
+from sdk.target import Availability, DeviceSupport, Target
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 # The hint is always set: its CPU default is bf16 on machines that have it, whatever the model says.
@@ -43,18 +43,18 @@ def probe() -> Availability:
     """Version and devices of the installed OpenVINO."""
     if not installed("openvino"):
         return Availability(
-            False,
-            False,
             reason="openvino is not installed",
             fix="pip install 'edge-sdk[openvino]'",
         )
     ov = _ov()
     core = ov.Core()
     present = {name.partition(".")[0] for name in core.available_devices}
-    devices = tuple(device for device, name in DEVICES.items() if name in present)
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if "CPU" in present else []
     precisions = ("fp32", *(p for p in ("fp16", "bf16") if p.upper() in able), "int8")
-    return Availability(True, True, ov.__version__.partition("-")[0], devices, precisions)
+    devices = {
+        device: DeviceSupport(precisions) for device, name in DEVICES.items() if name in present
+    }
+    return Availability(ov.__version__.partition("-")[0], devices)
 
 
 def open_session(

@@ -30,7 +30,7 @@ from sdk.runtimes.session import (
 )
 from sdk.signature import Array, Signature
 from sdk.structure import FIX
-from sdk.target import Availability, Target
+from sdk.target import Availability, DeviceSupport, Target
 
 NAMESPACES = ("aten", "quantized_decomposed", "edge")
 SCALARS = {
@@ -54,12 +54,12 @@ NOTES = (
 def probe() -> Availability:
     """Version and devices of the installed torch."""
     if not installed("torch"):
-        return Availability(
-            False, False, reason="torch is not installed", fix="pip install 'edge-sdk[torch]'"
-        )
+        return Availability(reason="torch is not installed", fix="pip install 'edge-sdk[torch]'")
     torch = _torch()
     devices = ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
-    return Availability(True, True, torch.__version__, devices, PRECISIONS)
+    return Availability(
+        torch.__version__, {device: DeviceSupport(PRECISIONS) for device in devices}
+    )
 
 
 def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> TorchSession:

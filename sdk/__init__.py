@@ -38,8 +38,10 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
         UnsupportedOperatorError as UnsupportedOperatorError,
     )
     from sdk.model import (
-        FallbackWarning as FallbackWarning,
         Model as Model,
+    )
+    from sdk.placement import (
+        FallbackWarning as FallbackWarning,
     )
     from sdk.processor import (
         Classification as Classification,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
     )
     from sdk.target import (
         Availability as Availability,
+        DeviceSupport as DeviceSupport,
         Target as Target,
     )
 
@@ -75,10 +78,11 @@ _HOME = {
         "SignatureMismatchError",
         "UnsupportedOperatorError",
     ),
-    "sdk.model": ("FallbackWarning", "Model"),
+    "sdk.model": ("Model",),
+    "sdk.placement": ("FallbackWarning",),
     "sdk.processor": ("Classification", "ImageProcessor", "Processor"),
     "sdk.signature": ("Dim", "Signature", "TensorSpec"),
-    "sdk.target": ("Availability", "Target"),
+    "sdk.target": ("Availability", "DeviceSupport", "Target"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.artifact import Artifact
 from sdk.model import Model, default_threads, load
-from sdk.parity import TOLERANCE, ParityReport, compare
+from sdk.parity import ParityReport
 from sdk.processor import Processor
 from sdk.signature import Dim
 from sdk.target import ENGINES, Availability, Target
@@ -32,8 +32,11 @@ def compile(
     metric: Callable[[Callable[[Any], Any]], float] | None = None,
     max_drop: float | None = None,
     keep_float: Sequence[str] = (),
+    group_size: int | None = None,
+    method: str = "rtn",
     processor: Processor | None = None,
     waive: Sequence[str] = (),
+    fallback: str = "warn",
     overwrite: bool = False,
     threads: int | None = None,
     provenance: Mapping[str, str] | None = None,
@@ -47,15 +50,20 @@ def compile(
     target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`.
     output: a path that ends in `.edge`.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
-    calibration: batches of real inputs; needed for int8.
+    calibration: batches of real inputs; needed for int8, a16w8 and fp8.
     check: further batches to check on; by default the first calibration batches.
     metric: `metric(predict) -> float`, higher is better, called with a function from arrays to
         arrays for the fp32 build and for the requested one; `max_drop` is what it may lose, in its
         own unit.
         Where int8 loses more, the most sensitive layers go back to float until it does not.
-    keep_float: names of layers that int8 must leave in float.
+    keep_float: names of layers that quantization must leave in float.
+    group_size: how many weights share a scale, for weight-only int4 and int2; default: 32.
+    method: how weight-only precisions round: `rtn` (to nearest), `hqq`, or, with calibration data,
+        `awq`, `gptq`, `scale_estimation`.
     processor: what `predict` does to raw input and to the outputs.
     waive: gates to pass over, written into the manifest: `parity`, `fidelity`, `slower`.
+    fallback: what to do about operators that the target's device does not run: `forbid`, `warn`,
+        `allow`.
     threads: the engine's threads while checking and timing; default: all cores allowed.
     provenance: what else the manifest should say of where this came from.
     progress: called with (what, done, total); default: a line on the terminal.
@@ -64,7 +72,8 @@ def compile(
     diverging operator), EngineUnavailableError, InputError, ArtifactError. After an error nothing
     is left at `output` or beside it.
     """
-    from sdk.pipeline import Settings, compile_model
+    from sdk.building import Settings
+    from sdk.pipeline import compile_model
     from sdk.progress import terminal
 
     with terminal(progress) as report:
@@ -76,8 +85,11 @@ def compile(
             metric=metric,
             max_drop=max_drop,
             keep_float=tuple(keep_float),
+            group_size=group_size,
+            method=method,
             processor=processor,
             waive=tuple(waive),
+            fallback=fallback,
             overwrite=overwrite,
             threads=threads or default_threads(),
             provenance=provenance or {},
@@ -99,12 +111,7 @@ def verify(path: str | Path, *, device: str = "auto", threads: int | None = None
     Returns the parity report of the golden values; raises ArtifactError or EngineError before that.
     """
     with load(path, device=device, fallback="forbid", threads=threads) as model:
-        pairs = model.artifact.golden()
-        got = {f"{i}/{name}": array for i, (feed, _) in enumerate(pairs)
-               for name, array in model.predict(feed).items()}  # fmt: skip
-        want = {f"{i}/{name}": array for i, (_, outputs) in enumerate(pairs)
-                for name, array in outputs.items()}  # fmt: skip
-        return compare(got, want, TOLERANCE[model.target.precision])
+        return model.check_golden()
 
 
 def recipe(name: str, *, preset: str = "tiny", **settings: Any) -> Recipe:

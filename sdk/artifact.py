@@ -25,11 +25,12 @@ from sdk.manifest import FileEntry, Manifest, loads
 from sdk.signature import Array
 from sdk.structure import FIX
 
-MANIFEST, GOLDEN, PROCESSOR, SOURCES = (
+MANIFEST, GOLDEN, PROCESSOR, SOURCES, PLACEMENT = (
     "manifest.json",
     "golden.safetensors",
     "processor.json",
     "sources.json",
+    "placement.json",
 )
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 LOCK, REPLACED = "lock", "replaced"  # in the staging folder

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdk.artifact import GOLDEN, PROCESSOR, SOURCES, pack_golden
+from sdk import placement
+from sdk.artifact import GOLDEN, PLACEMENT, PROCESSOR, SOURCES, pack_golden
 from sdk.errors import ParityError
 from sdk.feeds import Feed
 from sdk.manifest import Candidate, Fidelity
 from sdk.parity import ParityReport
+from sdk.placement import Placed
 from sdk.processor import Processor
 from sdk.runtimes.session import Session
 from sdk.target import Target
@@ -34,19 +36,23 @@ class Built:
     build: Build
     session: Session
     parity: ParityReport
+    checked_on: str
+    """One of `sdk.target.CHECKED_ON`: what the session is."""
     fidelity: Fidelity | None = None
     latency: Latency | None = None
 
     @property
     def bytes(self) -> int:
         """Size of the engine files."""
-        return sum(file.stat().st_size for file in self.build.file.parent.iterdir())
+        files = (path for path in self.build.folder.rglob("*") if path.is_file())
+        return sum(file.stat().st_size for file in files)
 
 
-def candidate_of(built: Built, baseline: Built, *, kept: bool, reason: str) -> Candidate:
-    """The manifest's row of a timed build."""
-    assert built.latency is not None
-    assert baseline.latency is not None
+def candidate_of(built: Built, baseline: Built | None, *, kept: bool, reason: str) -> Candidate:
+    """The manifest's row of a build."""
+    speedup = None
+    if built.latency is not None and baseline is not None and baseline.latency is not None:
+        speedup = baseline.latency.p50 / built.latency.p50
     return Candidate(
         target=str(built.target),
         kept=kept,
@@ -55,8 +61,10 @@ def candidate_of(built: Built, baseline: Built, *, kept: bool, reason: str) -> C
         parity=built.parity.outputs,
         fidelity=built.fidelity,
         latency=built.latency,
-        speedup=baseline.latency.p50 / built.latency.p50,
+        speedup=speedup,
         float_layers=built.program.float_layers,
+        checked_on=built.checked_on,
+        settings=dict(built.program.settings),
     )
 
 
@@ -99,9 +107,16 @@ def provenance_of(program: Program, given: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def write_evidence(root: Path, built: Built, feed: Feed, processor: Processor | None) -> None:
-    """Golden values of `feed`, the sources of the engine's nodes and the processor, beside it."""
+def write_evidence(
+    root: Path,
+    built: Built,
+    feed: Feed,
+    placed: Sequence[Placed],
+    processor: Processor | None,
+) -> None:
+    """Golden values of `feed`, the nodes' sources, placement and processor, beside it."""
     (root / GOLDEN).write_bytes(pack_golden([(feed, built.program.reference(feed))]))
     (root / SOURCES).write_text(_sources(built.build))
+    (root / PLACEMENT).write_text(placement.dump(placed))
     if processor is not None:
         (root / PROCESSOR).write_text(json.dumps(processor.to_json()))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdk.checking import open_build
 from sdk.compilers import lower
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.parity import TOLERANCE, Tolerance, compare
-from sdk.runtimes import open_session
 from sdk.signature import Array
 from sdk.target import Target
 
@@ -123,7 +123,7 @@ class _Probe:
         part = cut(self.program, [node.name for node in nodes], feed)
         try:
             build = lower(part, self.target, self.folder)
-            session = open_session(build.file, part.signature, self.target, threads=self.threads)
+            session = open_build(build, part, self.target, threads=self.threads)
         except (EngineError, UnsupportedOperatorError) as error:
             return [str(error)] * len(nodes)
         got = session.run(feed)

@@ -67,6 +67,10 @@ class Candidate:
     """Median latency of the fp32 build over this one's, of one interleaved run."""
     float_layers: tuple[str, ...] = ()
     """Layers that quantization had to leave in float to stay within the metric's budget."""
+    checked_on: str = "engine"
+    """What the gates ran on: the engine, a simulator or evaluator of it, or a proxy."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """How the precision was made, where there is a choice: group size, method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Manifest:
     tools: dict[str, str]
     provenance: dict[str, str]
     files: dict[str, FileEntry] = field(default_factory=dict)
+    requires: dict[str, str] = field(default_factory=dict)
+    """What the engine files are tied to: a library version, a compute capability, a chip."""
     eager: Latency | None = None
     """The PyTorch model on the same inputs and threads, timed in the same run as the candidates."""
     kernels: tuple[KernelUse, ...] = ()

@@ -19,20 +19,17 @@ from sdk.errors import (
     EngineUnavailableError,
     InputError,
     KernelMissingError,
+    ParityError,
 )
 from sdk.manifest import Manifest
+from sdk.parity import TOLERANCE, ParityReport, compare
+from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
-from sdk.runtimes import open_session, probe
+from sdk.runtimes import check_requires, open_session, probe
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array, Dim, Signature, fits
 from sdk.structure import FIX, parse
 from sdk.target import DEVICES, Target
-
-FALLBACKS = ("forbid", "warn", "allow")
-
-
-class FallbackWarning(UserWarning):
-    """The model runs on another device than the one asked for."""
 
 
 def load(
@@ -46,7 +43,11 @@ def load(
 
     `device` is `auto` (the artifact's own), `cpu`, `gpu` or `npu`. Where the engine does not have
     it here, `fallback` decides: `forbid` raises EngineUnavailableError, `warn` takes the CPU with a
-    FallbackWarning, `allow` takes the CPU. `threads` are the engine's; default: all cores allowed.
+    FallbackWarning, `allow` takes the CPU. The same policy holds for single operators that the
+    device does not run. `threads` are the engine's; default: all cores allowed.
+
+    An artifact that was not checked on its engine when it was compiled is checked against its
+    golden values here, and ParityError is raised where they are out of bounds.
     """
     if threads is not None and threads < 1:
         raise InputError("threads must be at least 1, or None for all cores.", got=threads)
@@ -54,13 +55,23 @@ def load(
     manifest = artifact.manifest
     _check_kernels(manifest)
     target, note = _choose(Target.parse(manifest.target), device, fallback)
+    check_requires(target, manifest.requires)
     function = manifest.functions["main"]
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
     session = open_session(
         artifact.path / function.file, function.signature, target, threads=threads
     )
-    return Model(artifact, session, target, processor, note=note, threads=threads)
+    model = Model(artifact, session, target, processor, note=note, threads=threads)
+    try:
+        if target.device != "cpu" and fallback != "allow":
+            enforce(session.placement(), target, fallback)
+        if manifest.kept.checked_on != "engine":
+            _prove(model)
+    except BaseException:
+        model.close()
+        raise
+    return model
 
 
 def default_threads() -> int:
@@ -124,6 +135,15 @@ class Model:
         return [
             Placement(r.operator, r.kind, r.device, r.kernel, self._note, r.nodes) for r in rows
         ]
+
+    def check_golden(self) -> ParityReport:
+        """Run the artifact's golden inputs and compare with its golden outputs."""
+        pairs = self.artifact.golden()
+        got = {f"{i}/{name}": array for i, (feed, _) in enumerate(pairs)
+               for name, array in self.predict(feed).items()}  # fmt: skip
+        want = {f"{i}/{name}": array for i, (_, outputs) in enumerate(pairs)
+                for name, array in outputs.items()}  # fmt: skip
+        return compare(got, want, TOLERANCE[self.target.precision])
 
     def close(self) -> None:
         """Release the engine's memory."""
@@ -192,7 +212,11 @@ class Model:
 
 def as_function(session: Session) -> Callable[..., Any]:
     """The session as a checked function of an array or a mapping of arrays."""
-    signature, run = session.signature, session.run
+    return as_checked(session.signature, session.run)
+
+
+def as_checked(signature: Signature, run: Callable[..., dict[str, Array]]) -> Callable[..., Any]:
+    """`run`, which takes a feed, as a checked function of an array or a mapping of arrays."""
     check = signature.check
     only_input = signature.inputs[0].name if len(signature.inputs) == 1 else None
     only_output = signature.outputs[0].name if len(signature.outputs) == 1 else None
@@ -275,18 +299,34 @@ def _choose(target: Target, device: str, fallback: str) -> tuple[Target, str]:
     wanted = target.device if device == "auto" else device
     available = probe(target.engine)
     chosen = Target(target.engine, wanted, target.precision, target.arch)
-    if not available.run or wanted in available.devices or fallback == "forbid":
+    if not available.run or wanted in available.runnable or fallback == "forbid":
         return chosen, ""  # open_session explains what is missing
-    if "cpu" not in available.devices:
+    if "cpu" not in available.runnable:
         raise EngineUnavailableError(
             f"The engine {target.engine!r} has neither {wanted!r} nor a CPU here.",
-            expected=f"one of {', '.join(available.devices)}",
+            expected=f"one of {', '.join(available.runnable)}",
             got=wanted,
         )
     note = f"{wanted} is not there; the CPU stands in for it"
     if fallback == "warn":
         warnings.warn(f"{target}: {note}.", FallbackWarning, stacklevel=3)
     return Target(target.engine, "cpu", target.precision), note
+
+
+def _prove(model: Model) -> None:
+    """The golden values on this device: the first time that its engine runs the artifact."""
+    report = model.check_golden()
+    if report.ok:
+        return
+    checked_on = model.artifact.manifest.kept.checked_on
+    raise ParityError(
+        f"The artifact does not compute its golden values on {model.target}; when it was compiled "
+        f"it was checked on a {checked_on} only.",
+        expected="golden outputs within tolerance",
+        got=str(report),
+        fix="compile on a machine that has the engine, or at a higher precision",
+        report=report,
+    )
 
 
 def _check_kernels(manifest: Manifest) -> None:

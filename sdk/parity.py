@@ -35,12 +35,20 @@ class Tolerance:
 
 
 # Same numbers, another engine: what rounding at that precision may cost through a deep network.
-# For int8 the reference is the quantized program itself, so only ties between steps may differ.
+# For a quantized program the reference is that program itself, so that in static precisions only
+# ties between steps may differ.
 TOLERANCE = {
     "fp32": Tolerance(rms=1e-4, worst=1e-3),
     "fp16": Tolerance(rms=2e-2, worst=5e-2),
     "bf16": Tolerance(rms=6e-2, worst=1.5e-1),
     "int8": Tolerance(rms=1e-1, worst=2e-1),
+    "a16w8": Tolerance(rms=2e-2, worst=5e-2),
+    "fp8": Tolerance(rms=1e-1, worst=2e-1),
+    "w8": Tolerance(rms=2e-2, worst=5e-2),
+    "int4": Tolerance(rms=2e-2, worst=5e-2),
+    "int2": Tolerance(rms=2e-2, worst=5e-2),
+    "pal6": Tolerance(rms=2e-2, worst=5e-2),
+    "pal4": Tolerance(rms=2e-2, worst=5e-2),
 }
 
 # Lower precision against the fp32 model, where the caller gives no metric of its own.
@@ -49,6 +57,13 @@ FIDELITY = {
     "fp16": Tolerance(rms=2e-2, worst=5e-2),
     "bf16": Tolerance(rms=6e-2, worst=1.5e-1),
     "int8": Tolerance(rms=3e-1, worst=5e-1),
+    "a16w8": Tolerance(rms=3e-1, worst=5e-1),
+    "fp8": Tolerance(rms=3e-1, worst=5e-1),
+    "w8": Tolerance(rms=1e-1, worst=2e-1),
+    "int4": Tolerance(rms=3e-1, worst=5e-1),
+    "int2": Tolerance(rms=3e-1, worst=5e-1),
+    "pal6": Tolerance(rms=1e-1, worst=2e-1),
+    "pal4": Tolerance(rms=3e-1, worst=5e-1),
 }
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from sdk.errors import InputError
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "coreml", "torch")
 DEVICES = ("cpu", "gpu", "npu")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FLOATS = ("fp32", "fp16", "bf16")
+# Activations and weights on a grid: Q/DQ pairs in the program, calibrated on real inputs.
+STATIC = ("int8", "a16w8", "fp8")
+# Only the weights of linear and embedding layers on a grid (`pal`: a palette of 2**n values).
+WEIGHT_ONLY = ("w8", "int4", "int2", "pal6", "pal4")
+# The search among all of them.
+AUTO = "auto"
+PRECISIONS = (*FLOATS, *STATIC, *WEIGHT_ONLY, AUTO)
+# What the parity gate of a compile runs on: the engine; the vendor's simulator of it, whose figures
+# are right and whose times are not; our interpreter of the engine's saved file; another engine that
+# runs the same intermediate file.
+CHECKED_ON = ("engine", "simulator", "evaluator", "proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +60,42 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSupport:
+    """What an engine can do for one kind of device on this machine."""
+
+    precisions: tuple[str, ...] = ()
+    compile: bool = True
+    run: bool = True
+    checked_on: str = "engine"
+    """One of `CHECKED_ON`: what a compile here can check a build with."""
+    reason: str | None = None
+    """Why it cannot compile, run or be checked on the engine."""
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Availability:
     """What an engine can do on this machine; the answer of `probe()`, which never raises."""
 
-    compile: bool
-    run: bool
     version: str | None = None
-    devices: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ()
+    devices: Mapping[str, DeviceSupport] = field(default_factory=dict)
     reason: str | None = None
     fix: str | None = None
+
+    @property
+    def compile(self) -> bool:
+        """Whether this machine can compile for any of its devices."""
+        return any(device.compile for device in self.devices.values())
+
+    @property
+    def run(self) -> bool:
+        """Whether this machine can run it on any device."""
+        return any(device.run for device in self.devices.values())
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """The devices that it can run on here."""
+        return tuple(name for name, device in self.devices.items() if device.run)
 
 
 def _unparsed(text: object) -> InputError:

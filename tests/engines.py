@@ -30,11 +30,12 @@ class Engine:
     def missing(self) -> str | None:
         """Why the row cannot run on this machine, or None."""
         target, found = self.target, probe(self.target.engine)
-        if not found.run:
-            return found.reason
-        if target.device not in found.devices:
-            return f"{target.engine} has no device {target.device} here"
-        if target.precision not in found.precisions:
+        device = found.devices.get(target.device)
+        if device is None:
+            return found.reason or f"{target.engine} has no device {target.device} here"
+        if not device.compile:
+            return device.reason
+        if target.precision not in device.precisions:
             return f"{target.engine} does not run {target.precision} on this machine"
         return None
 

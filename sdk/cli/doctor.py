@@ -38,8 +38,10 @@ def doctor() -> Answer:
 def _view(
     engines: dict[str, Availability], machine: dict[str, str], missing: dict[str, str]
 ) -> Iterator[RenderableType]:
-    columns = ("engine", "compile", "run", "version", "devices", "precisions", "missing", "fix")
-    yield table("Engines", columns, [_row(name, found) for name, found in engines.items()])
+    columns = ("engine", "device", "version", "compile", "run", "checked on", "precisions",
+               "missing", "fix")  # fmt: skip
+    rows = [row for name, found in engines.items() for row in _rows(name, found)]
+    yield table("Engines", columns, rows)
     yield table("Machine", ("", ""), machine.items())
     if missing:
         yield table("Optional packages that are not installed", ("package", "fix"), missing.items())
@@ -47,17 +49,23 @@ def _view(
     yield f"Usable here: {', '.join(usable)}." if usable else "No engine can run here."
 
 
-def _row(name: str, found: Availability) -> tuple[str, ...]:
-    return (
-        name,
-        "yes" if found.compile else "no",
-        "yes" if found.run else "no",
-        found.version or "",
-        " ".join(found.devices),
-        " ".join(found.precisions),
-        found.reason or "",
-        found.fix or "",
-    )
+def _rows(name: str, found: Availability) -> Iterator[tuple[str, ...]]:
+    """A row for each device, or one that says why there is none."""
+    if not found.devices:
+        yield (name, "", found.version or "", "no", "no", "", "", found.reason or "",
+               found.fix or "")  # fmt: skip
+    for device, support in found.devices.items():
+        yield (
+            name,
+            device,
+            found.version or "",
+            "yes" if support.compile else "no",
+            "yes" if support.run else "no",
+            support.checked_on if support.compile else "",
+            " ".join(support.precisions),
+            support.reason or "",
+            support.fix or "",
+        )
 
 
 def _missing_packages() -> dict[str, str]:

@@ -10,8 +10,8 @@ from cases import CASE_NAMES, CASES, Case
 from engines import NAMES, ROWS, Engine
 from programs import Lowering
 
+from sdk.checking import open_build
 from sdk.parity import FIDELITY, TOLERANCE, compare
-from sdk.runtimes import open_session
 from sdk.target import Availability
 
 FRESH = (1, 2, 3, 7)
@@ -38,7 +38,7 @@ def test_computes_what_the_model_computes(case: Case, row: Engine, lowering: Low
     row.require()
     program, build = lowering(case, row.target)
     fp32, model = program.base or program, case.model()
-    session = open_session(build.file, program.signature, row.target, threads=1)
+    session = open_build(build, program, row.target, threads=1)
     try:
         for index in FRESH:
             feed = example_feed(model, case.inputs(index)) or {}
@@ -57,7 +57,7 @@ def test_computes_what_the_model_computes(case: Case, row: Engine, lowering: Low
 def test_missing_engine_is_skipped_or_fails_where_it_is_required(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    absent = Availability(False, False, reason="it is not installed")
+    absent = Availability(reason="it is not installed")
     monkeypatch.setattr(engines, "probe", lambda _: absent)
     monkeypatch.setattr(engines, "REQUIRED", ())
     row = engines.row("openvino:cpu:int8")

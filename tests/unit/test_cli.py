@@ -121,14 +121,14 @@ def test_doctor_lists_every_engine(capfd: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
     found = document(capfd)
     assert list(found["engines"]) == list(sdk.engines())
-    assert found["engines"]["torch"]["run"] is True
+    assert found["engines"]["torch"]["devices"]["cpu"]["run"] is True
     assert found["machine"]["python"] == platform.python_version()
     assert main(["doctor"]) == 0
     assert "Usable here: " in capfd.readouterr().out
 
 
 def test_doctor_fails_where_no_engine_runs(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    missing = sdk.Availability(False, False, reason="not installed", fix="pip install it")
+    missing = sdk.Availability(reason="not installed", fix="pip install it")
     monkeypatch.setattr(sdk, "engines", lambda: {"torch": missing})
     assert main(["doctor"]) == 1
     out = capfd.readouterr().out

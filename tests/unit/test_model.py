@@ -28,7 +28,7 @@ from sdk.model import FallbackWarning, Model
 from sdk.processor import Classification, ImageProcessor, Processor
 from sdk.runtimes.session import Placement, fill
 from sdk.signature import Dim, Signature, TensorSpec
-from sdk.target import Availability, Target
+from sdk.target import Availability, DeviceSupport, Target
 
 BATCH = Dim("batch", 1, 1, 4)
 
@@ -342,7 +342,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
         return FakeSession(signature)
 
     monkeypatch.setattr(model_module, "open_session", open_session)
-    found = Availability(True, True, "1", ("cpu",), ("fp32",))
+    found = Availability("1", {"cpu": DeviceSupport(("fp32",))})
     monkeypatch.setattr(model_module, "probe", lambda engine: found)
     return targets
 
@@ -390,7 +390,7 @@ def test_unknown_options(artifact: Artifact, device: list[Target], options: Any)
 def test_an_engine_with_no_cpu(
     artifact: Artifact, device: list[Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Availability(True, True, "1", ("gpu",), ("fp32",))
+    found = Availability("1", {"gpu": DeviceSupport(("fp32",))})
     monkeypatch.setattr(model_module, "probe", lambda engine: found)
     with pytest.raises(EngineUnavailableError, match="neither 'npu' nor a CPU"):
         sdk.load(artifact, device="npu")

@@ -1,0 +1,261 @@
+"""One candidate: convert the program to a precision, lower it, and gate it.
+
+*Parity*: the build against its own program in PyTorch, on the engine or what stands in for it.
+*Fidelity*: a lower precision against fp32, by the caller's metric or the error of the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdk.checking import open_build
+from sdk.compilers import lower
+from sdk.errors import EngineUnavailableError, InputError, QuantizationError
+from sdk.evidence import Built, loss_of, parity_error
+from sdk.feeds import Feed, as_feeds, smallest, stacked
+from sdk.localize import engine_divergence, quantization_divergence
+from sdk.manifest import Fidelity
+from sdk.model import as_checked, as_function, default_threads
+from sdk.parity import FIDELITY, TOLERANCE, ParityReport, Tolerance, compare
+from sdk.placement import check_policy
+from sdk.processor import Processor
+from sdk.runtimes import support_of
+from sdk.runtimes.session import Session
+from sdk.signature import Array
+from sdk.target import STATIC, Target
+
+if TYPE_CHECKING:
+    from sdk.compilers.program import Program
+
+Run = Callable[[Feed], Mapping[str, Array]]
+Metric = Callable[[Callable[[Any], Any]], float]
+WAIVERS = ("parity", "fidelity", "slower")
+MAX_CHECKS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to compile; `sdk.compile` documents each."""
+
+    target: Target
+    output: Path
+    calibration: Iterable[Any] = ()
+    check: Iterable[Any] = ()
+    metric: Metric | None = None
+    max_drop: float | None = None
+    keep_float: Sequence[str] = ()
+    group_size: int | None = None
+    method: str = "rtn"
+    processor: Processor | None = None
+    waive: Sequence[str] = ()
+    fallback: str = "warn"
+    overwrite: bool = False
+    threads: int = field(default_factory=default_threads)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.waive) - set(WAIVERS))
+        if unknown:
+            raise InputError(
+                f"The waiver {unknown[0]!r} is not known.",
+                expected=f"any of {', '.join(WAIVERS)}",
+                got=unknown,
+            )
+        check_policy(self.fallback)
+        if (self.metric is None) != (self.max_drop is None):
+            raise InputError("metric and max_drop go together.", fix="pass both or neither")
+
+
+def check_target(target: Target) -> str:
+    """What a compile here checks `target` on; EngineUnavailableError where it cannot compile."""
+    support = support_of(target)
+    if not support.compile:
+        raise EngineUnavailableError(
+            f"This machine cannot compile for {target}.", got=support.reason, fix=support.fix
+        )
+    if target.precision not in support.precisions:
+        near = target.with_precision(support.precisions[0])
+        raise EngineUnavailableError(
+            f"The engine {target.engine!r} does not run {target.precision} on {target.device!r}.",
+            expected=f"one of {', '.join(support.precisions)}",
+            got=target.precision,
+            fix=f"use {near}",
+        )
+    return support.checked_on
+
+
+class Builder:
+    """Makes and gates builds of one model: its settings, its folder and the inputs to check on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        program: Program,
+        example: Feed,
+        given: Program | None = None,
+    ) -> None:
+        self.settings, self.folder, self.program, self.given = settings, folder, program, given
+        from sdk.compilers.quantize import check_calibration  # imports torch
+
+        signature = program.signature
+        calibration = as_feeds(signature, settings.calibration)
+        self.calibration = check_calibration(signature, calibration) if calibration else []
+        checks = as_feeds(signature, settings.check) or self.calibration
+        for feed in (example, *checks):
+            signature.check(feed)
+        self.feeds = [example, *checks[:MAX_CHECKS]]
+        self.created = 0
+        self._reference_metric: float | None = None
+
+    def build(self, program: Program) -> Built:
+        """Lower `program` and gate it against PyTorch on the engine or its stand-in."""
+        settings = self.settings
+        target = settings.target.with_precision(program.precision)
+        checked_on = check_target(target)
+        settings.progress(f"lower to {target}", 0, 1)
+        self.created += 1
+        build = lower(program, target, self.folder / f"{self.created}-{program.precision}")
+        session = open_build(build, program, target, threads=settings.threads)
+        where = "on the engine" if checked_on == "engine" else f"on a stand-in ({checked_on})"
+        settings.progress(f"verify {target} {where}", 0, len(self.feeds))
+        parity = self._parity(program, session, target)
+        return Built(program, target, build, session, parity, checked_on)
+
+    def convert(self, precision: str, *, keep_float: Sequence[str] = ()) -> Program:
+        """The fp32 program at another precision."""
+        given = self.given
+        if (
+            given is not None
+            and given.precision == precision
+            and given.float_layers == tuple(sorted(keep_float))
+        ):
+            return given
+        if precision in STATIC and not self.calibration:
+            raise QuantizationError(
+                f"{precision} needs calibration data.",
+                expected="calibration=[batch, ...] of real inputs",
+                got="none",
+                fix="pass some hundred real inputs, for example from the training set",
+            )
+        from sdk.compilers.precision import to_precision  # imports torch
+
+        return to_precision(
+            self.program,
+            self.settings.target.with_precision(precision),
+            example=self.feeds[0],
+            calibration=self.calibration,
+            keep_float=keep_float,
+            group_size=self.settings.group_size,
+            method=self.settings.method,
+            step=self.settings.progress,
+        )
+
+    def gated(self, precision: str, baseline: Built | None) -> Built:
+        """The build at `precision`, within its budget; ParityError says what it loses."""
+        if precision in STATIC:
+            return self._static(precision, baseline)
+        built = self.build(self.convert(precision, keep_float=self.settings.keep_float))
+        built.fidelity = self.fidelity(built, baseline)
+        self._gate_fidelity(built)
+        return built
+
+    def fidelity(self, built: Built, baseline: Built | None) -> Fidelity:
+        """What the precision cost: the caller's metric on both builds, or the output error."""
+        self.settings.progress(f"compare {built.target} with fp32", 0, 1)
+        tolerance = FIDELITY[built.program.precision]
+        report = self._compare(built.session.run, self.program.reference, tolerance)
+        metric = self.settings.metric
+        if metric is None:
+            return Fidelity(report.outputs)
+        return Fidelity(
+            report.outputs,
+            metric=getattr(metric, "__name__", type(metric).__name__),
+            reference=self._metric_of_fp32(metric, baseline),
+            measured=float(metric(as_function(built.session))),
+            max_drop=self.settings.max_drop,
+        )
+
+    @staticmethod
+    def within_budget(fidelity: Fidelity) -> bool:
+        """Whether the metric's drop, or without one each output's error, is in bounds."""
+        if fidelity.metric is None:
+            return all(output.ok for output in fidelity.outputs)
+        assert fidelity.reference is not None
+        assert fidelity.measured is not None
+        return fidelity.reference - fidelity.measured <= (fidelity.max_drop or 0.0)
+
+    def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
+        """Compare with PyTorch on all checked inputs; ParityError names the operator."""
+        report = self._compare(session.run, program.reference, TOLERANCE[program.precision])
+        if report.ok or "parity" in self.settings.waive:
+            return report
+        self.settings.progress("find the first diverging operator", 0, 1)
+        found = engine_divergence(
+            program,
+            target,
+            smallest(self.feeds[0], program.signature),
+            self.folder,
+            threads=self.settings.threads,
+        )
+        raise parity_error(f"{target} does not compute what the model computes", report, found)
+
+    def _compare(self, run: Run, reference: Run, tolerance: Tolerance) -> ParityReport:
+        """On the example inputs and on all inputs; the report that is out of bounds, if one is.
+
+        Taken together alone, calibration data of a larger scale than real inputs would drown them.
+        """
+        got, want = [run(feed) for feed in self.feeds], [reference(feed) for feed in self.feeds]
+        whole = compare(stacked(got), stacked(want), tolerance)
+        example = compare(got[0], want[0], tolerance)
+        return whole if example.ok else example
+
+    def _static(self, precision: str, baseline: Built | None) -> Built:
+        """Q/DQ; layers that cost the metric too much go back to float, worst first."""
+        from sdk.compilers.quantize import rank_layers  # imports torch
+
+        keep = list(self.settings.keep_float)
+        ranked: list[str] | None = None
+        while True:
+            quantized = self.convert(precision, keep_float=keep)
+            built = self.build(quantized)
+            built.fidelity = self.fidelity(built, baseline)
+            if self.settings.metric is None or self.within_budget(built.fidelity):
+                break
+            if ranked is None:
+                self.settings.progress("rank layers by sensitivity", 0, 1)
+                ranked = [name for name, _ in rank_layers(quantized, self.calibration[0])]
+            more = [name for name in ranked if name not in keep][: max(1, len(keep))]
+            if len(keep) + len(more) > len(ranked) // 2:
+                break
+            keep += more
+        self._gate_fidelity(built)
+        return built
+
+    def _metric_of_fp32(self, metric: Metric, baseline: Built | None) -> float:
+        """On the fp32 build, or on PyTorch where the device has none."""
+        if self._reference_metric is None:
+            reference = self.program.reference
+            if baseline is not None:
+                fp32 = as_function(baseline.session)
+            else:
+                fp32 = as_checked(self.program.signature, lambda feed, _: reference(feed))
+            self._reference_metric = float(metric(fp32))
+        return self._reference_metric
+
+    def _gate_fidelity(self, built: Built) -> None:
+        fidelity = built.fidelity
+        assert fidelity is not None
+        if self.within_budget(fidelity) or "fidelity" in self.settings.waive:
+            return
+        precision = built.program.precision
+        found = None
+        if precision in STATIC:
+            feed = smallest(self.feeds[0], built.program.signature)
+            found = quantization_divergence(built.program, feed, FIDELITY[precision])
+        report = ParityReport(FIDELITY[precision], fidelity.outputs)
+        raise parity_error(loss_of(built, fidelity), report, found)
