@@ -14,6 +14,7 @@ from sdk.errors import EngineUnavailableError
 # module -> extra of the distribution that installs it
 EXTRA = {
     "accelerate": "recipes",
+    "cuda": "tensorrt-rtx",
     "jinja2": "report",
     "matplotlib": "report",
     "onnx": "compile",
@@ -25,6 +26,8 @@ EXTRA = {
     "rich": "cli",
     "safetensors": "torch",
     "sklearn": "recipes",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
     "torch": "torch",
     "torchao": "compile",
     "typer": "cli",
