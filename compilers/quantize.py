@@ -1,10 +1,8 @@
-"""Static int8: activations u8 asymmetric per tensor, weights s8 symmetric per output channel.
+"""Static quantization: activations on a grid of 8 or 16 bits, weights s8 per output channel.
 
 Quantize/dequantize pairs are put into the program once (torchao's PT2E: batch norms folded,
 observers calibrated on the caller's data, weights stored as int8), so that every engine gets the
-same numbers. Which edges get a pair follows what integer kernels of ONNX Runtime and OpenVINO
-need: both sides of a convolution, matrix product, addition and multiplication, and one shared scale
-across operators that only move or pool values.
+same numbers. Which edges get a pair is in `annotate.py`, and for NPUs in `annotate_all.py`.
 """
 
 from __future__ import annotations
@@ -19,70 +17,26 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from sdk.compilers.capture import reexport
-from sdk.compilers.program import Feed, Program, source_of
+from sdk.compilers.annotate import (
+    ACTIVATION,
+    ARITHMETIC,
+    WEIGHTED,
+    IntegerKernels,
+    fused_clip,
+    layer_of,
+)
+from sdk.compilers.annotate_all import EveryOperator, spread
+from sdk.compilers.program import Feed, Program
+from sdk.compilers.reexport import reexport
 from sdk.errors import InputError, QuantizationError
 from sdk.extras import quiet
 from sdk.signature import Array, Signature
 
 with quiet("torchao"):
-    from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import (
-        QuantizationAnnotation,
-        QuantizationSpec,
-        Quantizer,
-        SharedQuantizationSpec,
-    )
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-aten = torch.ops.aten
-EPS = 2**-24  # smallest scale: a channel of zeros stays finite
-# Of weights: larger, so that the bias of such a channel fits into 32 bits at the products' scale.
-WEIGHT_EPS = 2**-20
-ACTIVATION = QuantizationSpec(
-    dtype=torch.uint8,
-    quant_min=0,
-    quant_max=255,
-    qscheme=torch.per_tensor_affine,
-    observer_or_fake_quant_ctr=HistogramObserver.with_args(eps=EPS),
-)
-WEIGHT = {
-    axis: QuantizationSpec(
-        dtype=torch.int8,
-        quant_min=-127,
-        quant_max=127,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=axis,
-        observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=WEIGHT_EPS),
-    )
-    for axis in (0, 1)
-}
-# operator -> axis of the output channels in its weight
-WEIGHTED = {
-    aten.conv1d.default: 0,
-    aten.conv2d.default: 0,
-    aten.conv_transpose2d.input: 1,
-    aten.linear.default: 0,
-}
-ARITHMETIC = {aten.add.Tensor, aten.mul.Tensor, aten.add_.Tensor, aten.mul_.Tensor}
-# Fused into the operator before them by the engines: the pair goes behind them.
-CLIPS = {
-    aten.relu.default, aten.relu_.default, aten.relu6.default, aten.relu6_.default,
-    aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default,
-}  # fmt: skip
-# One scale before and behind them: they only move values.
-MOVES = {
-    aten.max_pool2d.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
-    aten.permute.default, aten.transpose.int, aten.dropout.default,
-}  # fmt: skip
-# A pair of their own behind them, where their input has one: what follows then shares it, instead
-# of quantizing the same float value once for each reader and pooling it in float.
-MAPS = {
-    aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.hardswish.default,
-    aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
-    aten.sigmoid.default, aten.silu.default, aten.silu_.default, aten.leaky_relu.default,
-    aten.leaky_relu_.default,
-}  # fmt: skip
 QUANTIZE = "quantized_decomposed.quantize_per_tensor"
 DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor"
 
@@ -93,141 +47,35 @@ def quantize(
     program: Program,
     calibration: Iterable[Feed],
     *,
+    precision: str = "int8",
+    everywhere: bool = False,
     keep_float: Collection[str] = (),
     step: Step | None = None,
 ) -> Program:
-    """The program with Q/DQ pairs, calibrated; layers named in `keep_float` stay as they are."""
+    """The program with Q/DQ pairs, calibrated; layers named in `keep_float` stay as they are.
+
+    `precision` is a key of `ACTIVATION`. With `everywhere` all operators get pairs, as NPUs need
+    them, and not only those for which CPUs have integer kernels.
+    """
     feeds = check_calibration(program.signature, calibration)
-    graph = program.exported.module(check_guards=False)
-    quantizer = Int8Quantizer(frozenset(keep_float))
-    prepared = prepare_pt2e(graph, quantizer)
+    prepared = _prepared(program, frozenset(keep_float), ACTIVATION[precision], everywhere)
     _calibrate(prepared, program.signature, feeds, step)
     _check_scales(prepared)
     converted = convert_pt2e(prepared)
     quantized = reexport(converted, program, feeds[0])
     kept = tuple(sorted(keep_float))
-    return replace(quantized, precision="int8", float_layers=kept, base=program)
+    return replace(quantized, precision=precision, float_layers=kept, base=program)
 
 
-class Int8Quantizer(Quantizer):  # type: ignore[misc]  # torchao has no type information
-    """Marks the edges that get a Q/DQ pair; `layers` collects the names of quantized layers."""
-
-    def __init__(self, keep_float: frozenset[str]) -> None:
-        super().__init__()
-        self.keep_float = keep_float
-        self.layers: list[str] = []
-
-    def annotate(self, model: GraphModule) -> GraphModule:
-        """Mark `model` in place."""
-        for node in model.graph.nodes:
-            if node.op == "call_function" and node.target in {*WEIGHTED, *ARITHMETIC}:
-                self._annotate_compute(node)
-            elif _follows(node) and _is_quantized(node.args[0]):
-                _annotate_follower(node)
-        self._check_kept()
-        return model
-
-    def validate(self, model: GraphModule) -> None:
-        """Nothing to check: every mark is made above."""
-
-    def _annotate_compute(self, node: Node) -> None:
-        layer = layer_of(node)
-        inputs = {a: ACTIVATION for a in node.args[:2] if _is_float(a) and not _is_table(a)}
-        if node.target in WEIGHTED:
-            if not _is_weight(node.args[1]):
-                return
-            inputs[node.args[1]] = WEIGHT[WEIGHTED[node.target]]
-        elif len(inputs) < 2:
-            return
-        self.layers.append(layer)
-        if layer in self.keep_float:
-            return
-        last = _fused_clip(node)
-        output = None if _is_result(last) else ACTIVATION
-        own = output if last is node else None
-        _mark(node, QuantizationAnnotation(input_qspec_map=inputs, output_qspec=own))
-        if last is not node:
-            _mark(last, QuantizationAnnotation(output_qspec=output))
-
-    def _check_kept(self) -> None:
-        unknown = sorted(self.keep_float - set(self.layers))
-        if unknown:
-            raise InputError(
-                f"keep_float names the unknown layer {unknown[0]!r}.",
-                expected=f"one of {', '.join(dict.fromkeys(self.layers))}",
-                got=unknown,
-            )
-
-
-def layer_of(node: Node) -> str:
-    """A layer's name: its module path; an operator written in a forward adds its own name."""
-    source = source_of(node)
-    return source.module if node.target in WEIGHTED else f"{source.module}:{node.name}"
-
-
-def _mark(node: Node, annotation: QuantizationAnnotation) -> None:
-    annotation._annotated = True
-    node.meta["quantization_annotation"] = annotation
-
-
-def _follows(node: Node) -> bool:
-    """Whether a pair behind the node makes sense where there is one before it."""
-    if node.target is aten.pad.default:
-        mode = node.args[2] if len(node.args) > 2 else "constant"
-        value = node.args[3] if len(node.args) > 3 else None
-        return mode == "constant" and not value  # zero is on every grid
-    return node.target in {*MOVES, *MAPS}
-
-
-def _annotate_follower(node: Node) -> None:
-    """A node whose input has a pair gets one behind it too: the same scale, or its own."""
-    source = node.args[0]
-    spec = ACTIVATION if node.target in MAPS else SharedQuantizationSpec((source, node))
-    output = None if _is_result(node) else spec
-    _mark(node, QuantizationAnnotation({source: ACTIVATION}, output))
-
-
-def _is_quantized(node: Any) -> bool:
-    """Whether the node's output carries a pair already."""
-    mark = node.meta.get("quantization_annotation") if isinstance(node, Node) else None
-    return mark is not None and mark.output_qspec is not None
-
-
-def _is_float(argument: Any) -> bool:
-    if not isinstance(argument, Node) or not isinstance(argument.meta.get("val"), Tensor):
-        return False
-    dtype: torch.dtype = argument.meta["val"].dtype
-    return dtype == torch.float32
-
-
-def _is_weight(argument: Any) -> bool:
-    return isinstance(argument, Node) and argument.op == "get_attr"
-
-
-def _fused_clip(node: Node) -> Node:
-    """The clip that engines fuse into `node` (behind a batch norm, if any), or `node`."""
-    last = node
-    while len(last.users) == 1:
-        (user,) = last.users
-        if user.target is aten.batch_norm.default:
-            last = user
-        elif user.target in CLIPS:
-            return user
-        else:
-            break
-    return last
-
-
-def _is_table(argument: Any) -> bool:
-    """A constant of several values: one scale for all would round the small ones to zero."""
-    return _is_weight(argument) and argument.meta["val"].numel() > 1
-
-
-def _is_result(node: Node) -> bool:
-    """Whether nothing but moves stands between the node and an output: that stays float."""
-    return any(
-        user.op == "output" or (user.target in MOVES and _is_result(user)) for user in node.users
-    )
+def _prepared(
+    program: Program, keep_float: frozenset[str], activation: QuantizationSpec, everywhere: bool
+) -> GraphModule:
+    """The program's graph with observers on the edges that get a pair."""
+    if everywhere:
+        graph = spread(program.exported)
+        return prepare_pt2e(graph, EveryOperator(keep_float, activation))
+    graph = program.exported.module(check_guards=False)
+    return prepare_pt2e(graph, IntegerKernels(keep_float, activation))
 
 
 def check_calibration(signature: Signature, calibration: Iterable[Feed]) -> list[dict[str, Array]]:
@@ -272,7 +120,7 @@ def _calibrate(
 
 def _check_scales(prepared: GraphModule) -> None:
     for name, observer in prepared.named_modules():
-        if isinstance(observer, HistogramObserver) and not bool(
+        if isinstance(observer, (HistogramObserver, MinMaxObserver)) and not bool(
             observer.min_val <= observer.max_val
         ):
             raise QuantizationError(
@@ -342,6 +190,6 @@ def _quantizes_around(node: Node) -> Iterator[Node]:
     for source in node.all_input_nodes:
         if str(source.target).startswith(DEQUANTIZE):
             yield source.all_input_nodes[0]
-    for user in _fused_clip(node).users:
+    for user in fused_clip(node).users:
         if str(user.target).startswith(QUANTIZE):
             yield user
