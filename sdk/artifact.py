@@ -21,9 +21,9 @@ from typing import cast
 
 from sdk.errors import ArtifactError, CorruptArtifactError, InputError
 from sdk.extras import require
-from sdk.manifest import FileEntry, Manifest, loads
+from sdk.manifest import FileEntry, Manifest, Placed, loads
 from sdk.signature import Array
-from sdk.structure import FIX
+from sdk.structure import FIX, from_json, parse
 
 MANIFEST, GOLDEN, PROCESSOR, SOURCES, PLACEMENT = (
     "manifest.json",
@@ -72,6 +72,13 @@ class Artifact:
             return _read_bounded(self.path / name, limit)
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+    def placement(self) -> tuple[Placed, ...]:
+        """Which operator ran where when it was compiled; empty where that was not recorded."""
+        text = self.read(PLACEMENT)
+        if text is None:
+            return ()
+        return from_json(tuple[Placed, ...], parse(text, "placement"), "placement")
 
     def golden(self) -> list[tuple[dict[str, Array], dict[str, Array]]]:
         """The recorded (inputs, reference outputs) pairs, each of the whole signature."""

@@ -10,15 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdk import placement
 from sdk.artifact import GOLDEN, PLACEMENT, PROCESSOR, SOURCES, pack_golden
 from sdk.errors import ParityError
 from sdk.feeds import Feed
-from sdk.manifest import Candidate, Fidelity
+from sdk.manifest import Candidate, Fidelity, Placed
 from sdk.parity import ParityReport
-from sdk.placement import Placed
 from sdk.processor import Processor
 from sdk.runtimes.session import Session
+from sdk.structure import to_json
 from sdk.target import Target
 from sdk.timing import Latency
 
@@ -117,6 +116,7 @@ def write_evidence(
     """Golden values of `feed`, the nodes' sources, placement and processor, beside it."""
     (root / GOLDEN).write_bytes(pack_golden([(feed, built.program.reference(feed))]))
     (root / SOURCES).write_text(_sources(built.build))
-    (root / PLACEMENT).write_text(placement.dump(placed))
+    table = json.dumps(to_json(tuple(placed)), separators=(",", ":"))
+    (root / PLACEMENT).write_text(table)
     if processor is not None:
         (root / PROCESSOR).write_text(json.dumps(processor.to_json()))

@@ -74,6 +74,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """One operator of the engine's graph, where it runs and why: a row of `placement.json`."""
+
+    operator: str
+    kind: str
+    device: str
+    kernel: str
+    reason: str
+    share: float | None = None
+    """Of the time of all operators, 0 to 1; None where it was not timed on the engine."""
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Signature, target, evidence, provenance and the hash of every file."""
 

@@ -321,7 +321,7 @@ def _prove(model: Model) -> None:
     checked_on = model.artifact.manifest.kept.checked_on
     raise ParityError(
         f"The artifact does not compute its golden values on {model.target}; when it was compiled "
-        f"it was checked on a {checked_on} only.",
+        f"it was only checked on a stand-in ({checked_on}).",
         expected="golden outputs within tolerance",
         got=str(report),
         fix="compile on a machine that has the engine, or at a higher precision",

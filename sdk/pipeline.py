@@ -18,8 +18,8 @@ from sdk.environment import COMPILING, versions
 from sdk.evidence import Built, candidate_of, provenance_of, write_evidence
 from sdk.extras import require
 from sdk.feeds import Feed, smallest
-from sdk.manifest import FORMAT_VERSION, Candidate, Function, Manifest
-from sdk.placement import Placed, enforce, place
+from sdk.manifest import FORMAT_VERSION, Candidate, Function, Manifest, Placed
+from sdk.placement import enforce, place
 from sdk.runtimes import support_of
 from sdk.signature import Dim
 from sdk.timing import Latency, interleave

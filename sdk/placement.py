@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sdk.errors import EngineError, InputError, UnsupportedOperatorError
+from sdk.manifest import Placed
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array
-from sdk.structure import from_json, parse, to_json
 from sdk.target import Target
 
 FALLBACKS = ("forbid", "warn", "allow")
@@ -19,20 +18,6 @@ SHOWN = 5  # operators that a message names
 
 class FallbackWarning(UserWarning):
     """The model, or a part of it, runs on another device than the one asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """One operator of the engine's graph, where it runs and why."""
-
-    operator: str
-    kind: str
-    device: str
-    kernel: str
-    reason: str
-    share: float | None = None
-    """Of the time of all operators, 0 to 1; None where it was not timed on the engine."""
-    nodes: tuple[str, ...] = ()
 
 
 def check_policy(fallback: str) -> None:
@@ -81,16 +66,6 @@ def place(session: Session, feed: Mapping[str, Array] | None, runs: int) -> tupl
     if not total:
         return tuple(rows)
     return tuple(replace(row, share=times.get(row.operator, 0.0) / total) for row in rows)
-
-
-def dump(rows: Sequence[Placed]) -> str:
-    """The table as JSON."""
-    return json.dumps(to_json(tuple(rows)), separators=(",", ":"))
-
-
-def load(text: bytes) -> tuple[Placed, ...]:
-    """The inverse of `dump`; CorruptArtifactError says what is wrong."""
-    return from_json(tuple[Placed, ...], parse(text, "placement"))
 
 
 def _times(session: Session, feed: Mapping[str, Array], runs: int) -> dict[str, float]:

@@ -90,7 +90,7 @@ def _show_own_warnings_only(debug: bool) -> None:
     if debug:
         return
     from sdk.cli.output import say
-    from sdk.model import FallbackWarning
+    from sdk.placement import FallbackWarning
 
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", FallbackWarning)

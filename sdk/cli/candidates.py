@@ -25,7 +25,7 @@ def evidence(title: str, manifests: Sequence[Manifest]) -> Iterator[RenderableTy
     fidelities = [c.fidelity for manifest in manifests for c in manifest.candidates if c.fidelity]
     metric = next((f.metric for f in fidelities if f.metric is not None), "metric")
     columns = ("engine", "precision", ">size", ">p50", ">against fp32", ">against eager",
-               f">{metric}", ">parity (rel. rms)", "kept", "why")  # fmt: skip
+               f">{metric}", ">parity (rel. rms)", "checked on", "kept", "why")  # fmt: skip
     yield table(title, columns, [tuple(_cells(row)) for row in found])
     spread = max(map(_spread, manifests))
     if spread > NOISY:
@@ -44,6 +44,8 @@ def _row(manifest: Manifest, candidate: Candidate) -> dict[str, Any]:
         "engine": target.engine,
         "device": target.device,
         "precision": target.precision,
+        "settings": candidate.settings,
+        "checked_on": candidate.checked_on,
         "bytes": candidate.bytes,
         "p50": latency.p50 if latency else None,
         "speedup": candidate.speedup,
@@ -66,13 +68,14 @@ def _metric(manifest: Manifest, candidate: Candidate) -> float | None:
 
 def _cells(row: dict[str, Any]) -> Iterator[str]:
     yield row["engine"] if row["device"] == "cpu" else f"{row['engine']}:{row['device']}"
-    yield row["precision"]
+    yield " ".join([row["precision"], *row["settings"].values()])
     yield size(row["bytes"])
     yield "" if row["p50"] is None else duration(row["p50"])
     for ratio in (row["speedup"], row["speed_against_eager"]):
         yield "" if ratio is None else f"{ratio:.2f}x"
     yield "" if row["metric"] is None else f"{row['metric']:.4f}"
     yield "" if row["parity"] is None else f"{row['parity']:.1e}"
+    yield row["checked_on"]
     yield "kept" if row["kept"] else "rejected"
     float_layers = ", ".join(row["float_layers"])
     yield row["reason"] + (f"; in float: {float_layers}" if float_layers else "")

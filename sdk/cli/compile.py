@@ -47,8 +47,18 @@ def compile(
         Path | None, Option(help="Text file with one class label on each line.")
     ] = None,
     keep_float: Annotated[
-        list[str] | None, Option(help="Layer that int8 leaves in float. May be repeated.")
+        list[str] | None, Option(help="Layer to leave in float. May be repeated.")
     ] = None,
+    group_size: Annotated[
+        int | None, Option(help="Weights that share a scale, for int4 and int2; default: 32.")
+    ] = None,
+    method: Annotated[
+        str,
+        Option(help="Rounding of weight-only precisions: rtn, hqq, awq, gptq, scale_estimation."),
+    ] = "rtn",
+    fallback: Annotated[
+        str, Option(help="Operators that the device does not run: forbid, warn or allow.")
+    ] = "warn",
     waive: Annotated[
         list[str] | None,
         Option(help="Gate to pass over and record: parity, fidelity or slower. May be repeated."),
@@ -68,6 +78,7 @@ def compile(
     $ edge compile nets:small --calibration x.npz -t openvino:cpu:int8 -o s.edge
     $ edge compile net.onnx --shape input=1x3x224x224 -t openvino -o net.edge
     $ edge compile net.onnx --inputs x.npz --dynamic x:0=batch:1:1:16 -t torch -o t.edge
+    $ edge compile nets:lm --inputs x.npz -t openvino:cpu:int4 --group-size 64 -o lm.edge
     ```
     """
     source = models.find(model)
@@ -83,6 +94,9 @@ def compile(
         dynamic=dims or None,
         calibration=[] if rows is None else _batches(rows, inputs.batch_size(chosen, dims)),
         keep_float=keep_float or (),
+        group_size=group_size,
+        method=method,
+        fallback=fallback,
         processor=declared,
         waive=waive or (),
         overwrite=overwrite,

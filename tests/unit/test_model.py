@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import MANIFEST, write_artifact
+from handmade import MANIFEST, fill_folder, write_artifact
 
 import sdk
 from sdk import model as model_module
-from sdk.artifact import Artifact
+from sdk.artifact import GOLDEN, PROCESSOR, Artifact, pack_golden, publish, staging
 from sdk.errors import (
     EngineError,
     EngineUnavailableError,
     InputError,
     KernelMissingError,
+    ParityError,
 )
-from sdk.manifest import KernelUse
-from sdk.model import FallbackWarning, Model
+from sdk.manifest import Function, KernelUse
+from sdk.model import Model
+from sdk.placement import FallbackWarning
 from sdk.processor import Classification, ImageProcessor, Processor
 from sdk.runtimes.session import Placement, fill
 from sdk.signature import Dim, Signature, TensorSpec
@@ -403,6 +405,42 @@ def test_missing_kernels(tmp_path: Path, device: list[Target]) -> None:
         sdk.load(path)
     decomposed = replace(MANIFEST, kernels=(KernelUse("edge::x", 2, "decomposed"),))
     sdk.load(write_artifact(path, overwrite=True, manifest=decomposed).path)
+
+
+def unproved(path: Path, scale: float = 1.0) -> Path:
+    """An artifact that was checked on a stand-in when it was compiled, for a model that doubles."""
+    kept = replace(MANIFEST.candidates[0], checked_on="evaluator")
+    functions = {"main": Function(ONE, "model.onnx")}
+    manifest = replace(MANIFEST, candidates=(kept,), functions=functions)
+    with staging(path, overwrite=False) as folder:
+        fill_folder(folder / "artifact")
+        (folder / "artifact" / PROCESSOR).unlink()
+        golden = pack_golden([({"x": X}, {"y": scale * 2 * X})])
+        (folder / "artifact" / GOLDEN).write_bytes(golden)
+        return publish(folder / "artifact", manifest, path, overwrite=False).path
+
+
+def test_what_was_checked_on_a_stand_in_is_proved_when_it_is_loaded(
+    tmp_path: Path, device: list[Target]
+) -> None:
+    model = sdk.load(unproved(tmp_path / "right.edge"))
+    np.testing.assert_array_equal(model.predict(X), 2 * X)
+    with pytest.raises(ParityError, match=r"stand-in \(evaluator\)"):
+        sdk.load(unproved(tmp_path / "wrong.edge", scale=1.5))
+
+
+def test_what_the_files_are_tied_to_is_checked_before_they_are_loaded(
+    tmp_path: Path, device: list[Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_requires(target: Target, requires: Mapping[str, str]) -> None:
+        raise EngineUnavailableError(f"{target.engine} is not {requires['library']}")
+
+    monkeypatch.setattr(model_module, "check_requires", check_requires)
+    manifest = replace(MANIFEST, requires={"library": "2.0"})
+    path = write_artifact(tmp_path / "tied.edge", manifest=manifest).path
+    with pytest.raises(EngineUnavailableError, match=r"is not 2\.0"):
+        sdk.load(path)
+    assert device == []
 
 
 def test_threads_reach_the_model(artifact: Artifact, device: list[Target]) -> None:
