@@ -8,7 +8,6 @@ import inspect
 import io
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,22 @@ import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from sdk.compilers.dims import (
+    Dynamic,
+    Proposed,
+    check_dynamic,
+    signature_of,
+    torch_shapes,
+    widen,
+    without_fixed,
+)
 from sdk.compilers.program import Feed, Program, _is_library
 from sdk.errors import CaptureError, InputError
 from sdk.extras import quiet
-from sdk.signature import DTYPES, Array, Dim, Signature, TensorSpec
+from sdk.signature import DTYPES, Array
 
-Dynamic = Mapping[str, Mapping[int, Dim]]
 Model = nn.Module | ExportedProgram | Program | str | Path
 Inputs = Mapping[str, Any] | Sequence[Any] | torch.Tensor | Array
 # What torch.export, and the model's own forward under it, raise when capture fails.
@@ -32,6 +38,22 @@ CAPTURE_FAILURES = (
     RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, AssertionError,
     LookupError, torch._dynamo.exc.TorchDynamoException,
 )  # fmt: skip
+
+
+class Named(nn.Module):
+    """A module whose forward takes tensors by position, under names of its own.
+
+    `source` is what the manifest says was captured.
+    """
+
+    def __init__(self, input_names: tuple[str, ...], source: str) -> None:
+        super().__init__()
+        self.input_names, self.source = input_names, source
+
+
+def class_name(value: object) -> str:
+    """`package.module.Class` of an object."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def capture(model: Model, inputs: Inputs | None, dynamic: Dynamic | None = None) -> Program:
@@ -91,6 +113,8 @@ def _input_names(model: Model) -> list[str]:
 
 
 def _parameter_names(module: nn.Module) -> list[str]:
+    if isinstance(module, Named):
+        return list(module.input_names)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return names or [f"input_{index}" for index in range(16)]
@@ -117,18 +141,24 @@ def _capture_module(
     feed = example_feed(module, inputs)
     if not feed:
         raise InputError("Compiling a module needs example inputs.", fix="pass inputs=tensor")
-    _check_dynamic(feed, dynamic)
+    check_dynamic(feed, dynamic)
     with _evaluating(module):
         outputs = _try_run(module, feed, names)
-        exported = _export(_contiguous(module), _widen(feed, dynamic), dynamic, names)
+        plain = _contiguous(module)
+        exported = _export(plain, widen(feed, dynamic), dynamic, names)
+        if isinstance(dynamic, Proposed):
+            varying = without_fixed(exported, list(feed), dynamic)
+            if varying != dynamic:  # the graph still has symbols for what the model fixed
+                dynamic = varying
+                exported = _export(plain, widen(feed, dynamic), dynamic, names)
     output_names = output_names or [name for name, _ in outputs]
-    signature = _signature(exported, list(feed), dynamic, output_names)
+    signature = signature_of(exported, list(feed), dynamic, output_names)
     return Program(
         exported=exported,
         signature=signature,
         precision="fp32",
         reference=_eager(module, names, output_names),
-        source=f"{type(module).__module__}.{type(module).__qualname__}",
+        source=module.source if isinstance(module, Named) else class_name(module),
     )
 
 
@@ -145,11 +175,7 @@ def _contiguous(module: nn.Module) -> nn.Module:
 
 
 def _export(module: nn.Module, feed: Feed, dynamic: Dynamic, names: list[str]) -> ExportedProgram:
-    dims = _torch_dims(dynamic)
-    shapes = {
-        name: {axis: dims[dim.name] for axis, dim in dynamic.get(name, {}).items() if dim.max > 1}
-        for name in feed
-    }
+    shapes = torch_shapes(list(feed), dynamic)
     args, kwargs = _call_arguments(feed, names)
     try:
         # On failure it prints its half-made graph; the error names the user's line instead.
@@ -167,13 +193,14 @@ def _as_call(
     shapes: Mapping[str, Any], args: tuple[Any, ...], feed: Feed, module: nn.Module
 ) -> Any:
     """torch.export wants shapes by parameter; `*args` modules have one name for all."""
-    variadic = _variadic(module)
-    if variadic and len(args) == len(feed):
-        return {variadic[0]: tuple(shapes[name] for name in feed)}
+    many = variadic(module)
+    if many and len(args) == len(feed):
+        return {many[0]: tuple(shapes[name] for name in feed)}
     return dict(shapes)
 
 
-def _variadic(module: nn.Module) -> list[str]:
+def variadic(module: nn.Module) -> list[str]:
+    """The name of forward's `*tensors`, if it has some."""
     parameters = inspect.signature(module.forward).parameters.values()
     return [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
@@ -254,83 +281,6 @@ def _output_name(path: tuple[Any, ...], index: int, count: int) -> str:
     return "output" if count == 1 else f"output_{index}"
 
 
-def _check_dynamic(feed: Feed, dynamic: Dynamic) -> None:
-    for name, axes in dynamic.items():
-        if name not in feed:
-            raise InputError(f"dynamic names the unknown input {name!r}.", expected=list(feed))
-        for axis, dim in axes.items():
-            if not 0 <= axis < feed[name].ndim or feed[name].shape[axis] not in dim:
-                raise InputError(
-                    f"dynamic[{name!r}][{axis}] does not fit the example input.",
-                    expected=f"an axis of {list(feed[name].shape)} whose size is in {dim}",
-                    got=f"axis {axis}",
-                )
-
-
-def _torch_dims(dynamic: Dynamic) -> dict[str, Any]:
-    return {d.name: torch.export.Dim(d.name, min=d.min, max=d.max) for d in _all_dims(dynamic)}
-
-
-def _all_dims(dynamic: Dynamic) -> list[Dim]:
-    return [dim for axes in dynamic.values() for dim in axes.values()]
-
-
-def _widen(feed: Feed, dynamic: Dynamic) -> dict[str, Array]:
-    """Repeat examples of size 1 along dynamic axes: torch.export would take 1 for a constant."""
-    wide = dict(feed)
-    for name, axes in dynamic.items():
-        for axis, dim in axes.items():
-            if wide[name].shape[axis] == 1 and dim.max > 1:
-                wide[name] = np.repeat(wide[name], 2, axis=axis)
-    return wide
-
-
-def _signature(
-    exported: ExportedProgram, names: list[str], dynamic: Dynamic, output_names: list[str]
-) -> Signature:
-    known = {dim.name: dim for dim in _all_dims(dynamic)}
-    placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    user_inputs = [placeholders[name].meta["val"] for name in exported.graph_signature.user_inputs]
-    symbols = {}
-    for name, value in zip(names, user_inputs, strict=True):
-        for axis, dim in dynamic.get(name, {}).items():
-            if isinstance(value.shape[axis], torch.SymInt):
-                symbols[str(value.shape[axis].node.expr)] = known[dim.name]
-    (output,) = [node for node in exported.graph.nodes if node.op == "output"]
-    results = [node.meta["val"] for node in output.args[0]]
-    read = [
-        _spec(name, value, symbols, exported)
-        for name, value in zip(names, user_inputs, strict=True)
-    ]
-    made = [
-        _spec(name, value, symbols, exported)
-        for name, value in zip(output_names, results, strict=True)
-    ]
-    return Signature(tuple(read), tuple(made))
-
-
-def _spec(
-    name: str, value: torch.Tensor, symbols: Mapping[str, Dim], exported: ExportedProgram
-) -> TensorSpec:
-    shape = tuple(
-        _dim(size, symbols, exported) if isinstance(size, torch.SymInt) else int(size)
-        for size in value.shape
-    )
-    return TensorSpec(name, str(value.dtype).removeprefix("torch."), shape)
-
-
-def _dim(size: torch.SymInt, symbols: Mapping[str, Dim], exported: ExportedProgram) -> Dim:
-    """A named dim: the caller's own, or one whose range torch.export knows."""
-    text = str(size.node.expr)
-    if text in symbols:
-        return symbols[text]
-    bounds = exported.range_constraints.get(size.node.expr)
-    low = max(1, int(bounds.lower)) if bounds is not None else 1
-    high = int(bounds.upper) if bounds is not None and bounds.upper.is_integer else 1 << 16
-    name = text if text.isidentifier() else f"dim_{abs(hash(text)) % 10**6}"
-    return Dim(name, low, low, max(low, min(high, 1 << 16)))
-
-
 def _from_exported(exported: ExportedProgram) -> Program:
     names = list(exported.graph_signature.user_inputs)
     module = exported.module(check_guards=False)
@@ -345,16 +295,18 @@ def _from_exported(exported: ExportedProgram) -> Program:
     output_names = [_output_name(path, i, len(leaves)) for i, (path, _) in enumerate(leaves)]
     return Program(
         exported=exported,
-        signature=_signature(exported, names, {}, output_names),
+        signature=signature_of(exported, names, {}, output_names),
         precision="fp32",
-        reference=_eager_exported(module, names, output_names),
+        reference=eager_exported(module, names, output_names),
         source="torch.export.ExportedProgram",
     )
 
 
-def _eager_exported(
+def eager_exported(
     module: nn.Module, names: list[str], output_names: list[str]
 ) -> Callable[[Feed], dict[str, Array]]:
+    """An exported module, which takes all its inputs by position, as a function of a feed."""
+
     def reference(feed: Feed) -> dict[str, Array]:
         tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in names]
         with torch.no_grad():
@@ -388,38 +340,3 @@ def _capture_error(what: str, expected: str, error: BaseException) -> CaptureErr
         got=f"{type(error).__name__}: {message[0] if message else ''}",
         fix=f"change {user[-1].filename}:{user[-1].lineno}: {user[-1].line}" if user else None,
     )
-
-
-def reexport(module: nn.Module, like: Program, feed: Feed) -> Program:
-    """Capture a rewritten graph module with the signature of `like`; it is its own reference."""
-    if isinstance(module, GraphModule):
-        _drop_unused(module)
-    signature = like.signature
-    names = [spec.name for spec in signature.inputs]
-    dynamic = {
-        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, Dim)}
-        for spec in signature.inputs
-    }
-    dims = _torch_dims(dynamic)
-    shapes: tuple[Any, ...] = tuple(
-        {axis: dims[d.name] for axis, d in dynamic[name].items()} for name in names
-    )
-    if _variadic(module):
-        shapes = (shapes,)
-    wide = _widen({name: feed[name] for name in names}, dynamic)
-    tensors = tuple(torch.from_numpy(np.ascontiguousarray(wide[name])) for name in names)
-    with torch.no_grad():
-        exported = torch.export.export(module, tensors, dynamic_shapes=shapes)
-    output_names = [spec.name for spec in signature.outputs]
-    return replace(like, exported=exported, reference=_eager_exported(module, names, output_names))
-
-
-def _drop_unused(graph: GraphModule) -> None:
-    """Remove tensors that no node reads: torch.export would carry them along (fp32 weights)."""
-    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
-    named = (graph.named_parameters, graph.named_buffers)
-    names = [name for tensors in named for name, _ in tensors(remove_duplicate=False)]
-    for name in names:
-        if name not in used:
-            path, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(path), leaf)

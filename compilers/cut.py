@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from sdk.compilers.capture import reexport
 from sdk.compilers.program import Feed, Program
+from sdk.compilers.reexport import reexport
 from sdk.signature import Signature, TensorSpec
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from sdk.compilers.capture import reexport
 from sdk.compilers.program import Feed, Program
+from sdk.compilers.reexport import reexport
 
 DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -30,6 +30,7 @@ EXTRA = {
     "tensorrt_rtx": "tensorrt-rtx",
     "torch": "torch",
     "torchao": "compile",
+    "transformers": "transformers",
     "typer": "cli",
 }
 
@@ -39,6 +40,7 @@ NOISY = {
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
     "torch.onnx": ("torch.onnx",),
     "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
+    "transformers": ("transformers",),  # slow paths, classes that will go
 }
 
 

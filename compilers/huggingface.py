@@ -1,0 +1,154 @@
+"""Hugging Face models: a folder, a configuration or a model of `transformers` to a module.
+
+Everything is local. A folder must hold `config.json` and `.safetensors` weights; pickled weights
+and code that a folder brings along are refused. The inputs are made for the model's task unless the
+caller gives some, and the outputs are one flat mapping of tensors: generation caches are left out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from sdk.compilers.capture import Inputs, Named, class_name
+from sdk.compilers.dims import Dynamic
+from sdk.compilers.huggingface_files import FAILURES, PURPOSE, load_folder, model_class
+from sdk.compilers.huggingface_inputs import propose
+from sdk.compilers.huggingface_processor import processor_of
+from sdk.errors import InputError
+from sdk.extras import quiet, require
+from sdk.processor import Processor
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Outputs that only a next step of generation reads.
+CACHES = ("past_key_values", "cache_params", "mems", "past_buckets_states", "states")
+# Inputs that are no tensors of the model's own, or that only training and generation use.
+NO_INPUTS = ("use_cache", "return_dict", "output_attentions", "output_hidden_states", "labels")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What there is to compile, and what the model's folder says about its inputs."""
+
+    model: Any
+    inputs: Inputs | None
+    dynamic: Dynamic | None
+    processor: Processor | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve(
+    model: Any, inputs: Inputs | None, dynamic: Dynamic | None, *, task: str | None = None
+) -> Resolved:
+    """`model` as a module with inputs, if it is one of Hugging Face's; else all as it was.
+
+    task: one of transformers' pipelines, such as `text-classification`; by default the class that
+        the configuration names in `architectures`, else the bare encoder or decoder.
+
+    Raises InputError for folders that cannot be loaded safely and as a whole.
+    """
+    if not is_huggingface(model):
+        if task is not None:
+            raise InputError("task is only for Hugging Face folders and configurations.", got=task)
+        return Resolved(model, inputs, dynamic)
+    require("transformers", purpose=PURPOSE)
+    folder = Path(model) if isinstance(model, (str, Path)) else None
+    with quiet("transformers"):
+        loaded, notes = _load(model, task)
+    network = Flat(loaded)
+    processor, reason = processor_of(folder, loaded)
+    if reason:
+        notes["processor"] = f"none: {reason}"
+    if inputs is None:
+        inputs, proposed = propose(loaded, folder)
+        dynamic = proposed if dynamic is None else dynamic
+        notes["inputs"] = "random, made for the model's task"
+    if isinstance(inputs, Mapping):
+        network.take(inputs)
+    return Resolved(network, inputs, dynamic, processor, notes)
+
+
+def is_huggingface(model: Any) -> bool:
+    """Whether `model` is a folder, or a configuration or model of `transformers`."""
+    if isinstance(model, (str, Path)):
+        return Path(model).is_dir()
+    transformers = sys.modules.get("transformers")  # else it cannot be one of its objects
+    kinds = ("PretrainedConfig", "PreTrainedModel")
+    return transformers is not None and isinstance(
+        model, tuple(getattr(transformers, kind) for kind in kinds)
+    )
+
+
+class Flat(Named):
+    """A model of transformers with positional inputs and a flat mapping of tensors as outputs."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        parameters = inspect.signature(model.forward).parameters
+        names = (name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD)
+        super().__init__(
+            tuple(name for name in names if name not in NO_INPUTS),
+            class_name(model),
+        )
+        self.model = model
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        wanted = {"use_cache": False, "return_dict": True}
+        self.options = {name: wanted[name] for name in wanted if anything or name in parameters}
+
+    def take(self, inputs: Mapping[str, Any]) -> None:
+        """Have just these inputs, in the order of the model's own."""
+        unknown = [name for name in inputs if name not in self.input_names]
+        if unknown:
+            raise InputError(
+                f"{type(self.model).__name__} has no input {unknown[0]!r}.",
+                expected=f"some of {', '.join(self.input_names)}",
+                got=", ".join(inputs),
+            )
+        self.input_names = tuple(name for name in self.input_names if name in inputs)
+
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """The tensors in the order of `input_names` to the named outputs."""
+        named = dict(zip(self.input_names, tensors, strict=False))
+        return dict(_flat("", self.model(**named, **self.options)))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested records, each under the path of its names."""
+    if isinstance(value, Tensor):
+        yield name or "output", value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in CACHES:
+                yield from _flat(f"{name}_{key}" if name else key, item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _flat(f"{name or 'output'}_{index}", item)
+
+
+def _load(model: Any, task: str | None) -> tuple[PreTrainedModel, dict[str, str]]:
+    if isinstance(model, (str, Path)):
+        return load_folder(Path(model), task), {}
+    if isinstance(model, require("transformers", purpose=PURPOSE).PreTrainedModel):
+        if task is not None:
+            raise InputError("A model has its task already.", got=task, fix="leave task out")
+        return model, {}
+    return _random(model, task), {"weights": "random: made from a configuration"}
+
+
+def _random(config: PretrainedConfig, task: str | None) -> PreTrainedModel:
+    """The model of a configuration, with weights from seed 0."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return model_class(config, task)._from_config(config).eval()
+        except FAILURES as error:
+            raise InputError("The configuration makes no model.", got=error) from error
