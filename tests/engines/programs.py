@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from cases import Case
 
-from sdk.target import Target
+from sdk.target import FLOATS, Target
 
 if TYPE_CHECKING:
-    from sdk.compilers.program import Build, Program, SourceLine
+    from sdk.compilers.program import Build, Program
 
 CALIBRATION = range(100, 164)
 
 
-@lru_cache(maxsize=8)
-def program_of(case: Case, precision: str) -> Program:
-    """The case at a precision; engines share it, as they do within one compile."""
+def program_of(case: Case, target: Target) -> Program:
+    """The case at the target's precision; targets that run the same numbers share it.
+
+    TensorRT and NPUs take Q/DQ pairs of their own.
+    """
+    own = target.precision not in FLOATS and (target.engine == "tensorrt" or target.device == "npu")
+    return _program(case, target if own else Target("torch", precision=target.precision))
+
+
+@lru_cache(maxsize=16)
+def _program(case: Case, target: Target) -> Program:
     from sdk.compilers.capture import capture, example_feed
-    from sdk.compilers.half import to_half
-    from sdk.compilers.quantize import quantize
+    from sdk.compilers.precision import to_precision
 
     model = case.model()
-    if precision == "fp32":
+    if target.precision == "fp32":
         return capture(model, case.inputs(0), case.dynamic)
-    base = program_of(case, "fp32")
-    if precision == "int8":
-        return quantize(base, [example_feed(model, case.inputs(i)) or {} for i in CALIBRATION])
-    return to_half(base, precision, example_feed(model, case.inputs(0)) or {})
+    return to_precision(
+        program_of(case, target.with_precision("fp32")),
+        target,
+        example=example_feed(model, case.inputs(0)) or {},
+        calibration=[example_feed(model, case.inputs(i)) or {} for i in CALIBRATION],
+    )
 
 
 class Lowering:
-    """Lowers cases. One translation to ONNX serves all engines that read ONNX."""
+    """Lowers cases into a folder. Engines that read the same format share its translation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._translated = lru_cache(maxsize=4)(self._translate)
 
     def __call__(self, case: Case, target: Target) -> tuple[Program, Build]:
         """The program and its engine files."""
-        from sdk.compilers import lower, onnxruntime, openvino
+        from sdk.compilers import lower
 
-        program = program_of(case, target.precision)
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (onnxruntime, openvino):
-                patch.setattr(module, "write_onnx", self._copy)
-            folder = self.folder / f"{case}-{str(target).replace(':', '-')}"
-            return program, lower(program, target, folder)
-
-    def _translate(self, program: Program) -> tuple[Path, dict[str, SourceLine]]:
-        from sdk.compilers.onnx_file import write_onnx
-
-        file = self.folder / f"{program.digest()}.onnx"
-        return file, write_onnx(program, file)
-
-    def _copy(self, program: Program, file: Path) -> dict[str, SourceLine]:
-        source, sources = self._translated(program)
-        shutil.copyfile(source, file)
-        return sources
+        program = program_of(case, target)
+        return program, lower(program, target, self.folder / f"{case}-{target}".replace(":", "-"))
