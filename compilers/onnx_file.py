@@ -17,13 +17,15 @@ from torch.fx import Node
 from sdk.compilers.onnx_rewrites import rewrite
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
+from sdk.compilers.weight_only_graph import DEQUANTIZE, stored_bits
+from sdk.compilers.weight_only_onnx import OPSET as BLOCKS, dequantize, pack
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import quiet
 
 OPSET = 20
 IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
 # operator of the program -> its ONNX translation, where torch's own must be replaced
-TRANSLATIONS: dict[Any, Any] = {}
+TRANSLATIONS: dict[Any, Any] = {DEQUANTIZE: dequantize}
 
 
 def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
@@ -40,6 +42,7 @@ def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
     sources = node_sources(model, program)
     _name_values(model, program)
     rewrite(model.graph)
+    pack(model.graph, stored_bits(program))
     name_values(model.graph)
     _strip(model)
     ends = {name: node.name for node in model.graph.node for name in node.output}
@@ -54,10 +57,10 @@ def _translate(program: Program) -> onnx.ModelProto:
             result = torch.onnx.export(
                 program.exported,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=BLOCKS if stored_bits(program) else OPSET,
                 optimize=True,
                 verbose=False,
-                custom_translation_table=TRANSLATIONS or None,
+                custom_translation_table=TRANSLATIONS,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
         raise _translation_error(error, program) from error

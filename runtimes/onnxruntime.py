@@ -36,7 +36,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 DEVICE_OF = {provider: device for device, provider in PROVIDERS.items()}
 # It quantizes the weights of layers between int8 ones that were left in float on purpose.
 DISABLED = ["WeightBiasQuantization"]
-PRECISIONS = ("fp32", "fp16", "int8")  # its CPU provider has no bf16 convolutions
+# Its CPU provider has no bf16 convolutions.
+PRECISIONS = ("fp32", "fp16", "int8", "w8", "int4", "int2")
 
 NOTES = (
     "ONNX Runtime's profiler cuts each operator's time down to whole microseconds; what is lost, "

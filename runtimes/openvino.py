@@ -30,7 +30,7 @@ from sdk.target import Availability, DeviceSupport, Target
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 # The hint is always set: its CPU default is bf16 on machines that have it, whatever the model says.
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+HINTS = {"fp16": "f16", "bf16": "bf16"}
 
 NOTES = (
     "OpenVINO's counters are means over calls in whole microseconds and have no starts: the trace "
@@ -50,7 +50,8 @@ def probe() -> Availability:
     core = ov.Core()
     present = {name.partition(".")[0] for name in core.available_devices}
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if "CPU" in present else []
-    precisions = ("fp32", *(p for p in ("fp16", "bf16") if p.upper() in able), "int8")
+    floats = ("fp32", *(p for p in ("fp16", "bf16") if p.upper() in able))
+    precisions = (*floats, "int8", "w8", "int4", "int2")
     devices = {
         device: DeviceSupport(precisions) for device, name in DEVICES.items() if name in present
     }
@@ -161,7 +162,7 @@ class OpenVinoSession:
     def _compile(self, **properties: object) -> Any:
         core = _ov().Core()
         config = {
-            "INFERENCE_PRECISION_HINT": HINTS[self._target.precision],
+            "INFERENCE_PRECISION_HINT": HINTS.get(self._target.precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self._threads,
         }

@@ -43,7 +43,7 @@ FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye",
 # What an operator raises on arguments that it cannot take, and Python on data of another form.
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
             AssertionError, MemoryError)  # fmt: skip
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "w8", "int4", "int2")
 
 NOTES = (
     "The reference engine is an interpreter in Python: its engine overhead is the fetching of "
