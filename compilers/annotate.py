@@ -50,6 +50,14 @@ ACTIVATION = {
         ("a16w8", torch.uint16, MinMaxObserver),
     )
 }
+# Signed, around 0: the only grid on which TensorRT multiplies int8.
+SYMMETRIC = QuantizationSpec(
+    dtype=torch.int8,
+    quant_min=-128,
+    quant_max=127,
+    qscheme=torch.per_tensor_symmetric,
+    observer_or_fake_quant_ctr=HistogramObserver.with_args(eps=EPS),
+)
 WEIGHT = {
     axis: QuantizationSpec(
         dtype=torch.int8,

@@ -65,7 +65,7 @@ def _source(
     if match is None:
         return None
     name, operator = match.groups()
-    if operator.startswith("quantized_decomposed") and name in nodes:
+    if operator.startswith(("quantized_decomposed", "torchao")) and name in nodes:
         return owner_of(nodes[name])
     scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
     line = user_line(notes.get("pkg.torch.onnx.stack_trace", ""))

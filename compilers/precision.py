@@ -36,7 +36,15 @@ def to_precision(
     if precision in STATIC:
         from sdk.compilers.quantize import quantize
 
-        return quantize(program, calibration, keep_float=keep_float, step=step)
+        return quantize(
+            program,
+            calibration,
+            precision=precision,
+            everywhere=target.device == "npu",
+            symmetric=target.engine == "tensorrt",
+            keep_float=keep_float,
+            step=step,
+        )
     from sdk.compilers.weight_only import compress
 
     return compress(

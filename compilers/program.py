@@ -113,7 +113,7 @@ def _beyond_pairs(node: Node, *, back: bool) -> Node | None:
 
 
 def _is_pair(node: Node) -> bool:
-    return "quantized_decomposed" in str(node.target)
+    return str(node.target).startswith(("quantized_decomposed.", "torchao."))
 
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')

@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from sdk.compilers.annotate import (
     ACTIVATION,
     ARITHMETIC,
+    SYMMETRIC,
     WEIGHTED,
     IntegerKernels,
     fused_clip,
@@ -37,8 +38,8 @@ with quiet("torchao"):
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-QUANTIZE = "quantized_decomposed.quantize_per_tensor"
-DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor"
+QUANTIZE = ("quantized_decomposed.quantize_per_tensor", "torchao.quantize_affine_float8")
+DEQUANTIZE = ("quantized_decomposed.dequantize_per_tensor", "torchao.dequantize_affine_float8")
 
 Step = Callable[[str, int, int], None]
 
@@ -49,22 +50,28 @@ def quantize(
     *,
     precision: str = "int8",
     everywhere: bool = False,
+    symmetric: bool = False,
     keep_float: Collection[str] = (),
     step: Step | None = None,
 ) -> Program:
     """The program with Q/DQ pairs, calibrated; layers named in `keep_float` stay as they are.
 
-    `precision` is a key of `ACTIVATION`. With `everywhere` all operators get pairs, as NPUs need
-    them, and not only those for which CPUs have integer kernels.
+    `precision` is a key of `ACTIVATION`, or `fp8`. With `everywhere` all operators get pairs, as
+    NPUs need them, and not only those for which CPUs have integer kernels. With `symmetric` int8
+    activations are signed and have no zero point, as TensorRT needs them.
     """
     feeds = check_calibration(program.signature, calibration)
-    prepared = _prepared(program, frozenset(keep_float), ACTIVATION[precision], everywhere)
+    kept = frozenset(keep_float)
+    if precision == "fp8":
+        prepared = _prepared_float8(program, kept)
+    else:
+        grid = SYMMETRIC if symmetric else ACTIVATION[precision]
+        prepared = _prepared(program, kept, grid, everywhere)
     _calibrate(prepared, program.signature, feeds, step)
     _check_scales(prepared)
     converted = convert_pt2e(prepared)
     quantized = reexport(converted, program, feeds[0])
-    kept = tuple(sorted(keep_float))
-    return replace(quantized, precision=precision, float_layers=kept, base=program)
+    return replace(quantized, precision=precision, float_layers=tuple(sorted(kept)), base=program)
 
 
 def _prepared(
@@ -76,6 +83,13 @@ def _prepared(
         return prepare_pt2e(graph, EveryOperator(keep_float, activation))
     graph = program.exported.module(check_guards=False)
     return prepare_pt2e(graph, IntegerKernels(keep_float, activation))
+
+
+def _prepared_float8(program: Program, keep_float: frozenset[str]) -> GraphModule:
+    from sdk.compilers.float8 import ProductsOnly
+
+    graph = program.exported.module(check_guards=False)
+    return prepare_pt2e(graph, ProductsOnly(keep_float))
 
 
 def check_calibration(signature: Signature, calibration: Iterable[Feed]) -> list[dict[str, Array]]:
@@ -143,7 +157,7 @@ class SwitchableQdq(Interpreter):
             return self.env[n.all_input_nodes[0]]
         if str(n.target).startswith(DEQUANTIZE):
             value = self.env[n.all_input_nodes[0]]
-            if value.is_floating_point():
+            if value.is_floating_point() and value.dtype.itemsize > 1:
                 return value
         return super().run_node(n)
 
@@ -183,7 +197,8 @@ def _pairs_by_layer(graph: GraphModule) -> dict[str, set[str]]:
 
 
 def _is_dequantized(argument: Any) -> bool:
-    return isinstance(argument, Node) and "quantized_decomposed.dequantize" in str(argument.target)
+    names = ("quantized_decomposed.dequantize", "torchao.dequantize")
+    return isinstance(argument, Node) and str(argument.target).startswith(names)
 
 
 def _quantizes_around(node: Node) -> Iterator[Node]:

@@ -1,7 +1,7 @@
 """What there is of NVIDIA's on this machine: a GPU, and which of the two TensorRT libraries.
 
-`tensorrt` builds for the GPU at hand and needs one to build. `tensorrt_rtx` builds ahead of time for
-named compute capabilities, without a GPU. Both have one API, and files that only they read.
+`tensorrt` builds for the GPU at hand and needs one to build. `tensorrt_rtx` builds ahead of time,
+for named compute capabilities, without a GPU. Both have one API, and files that only they read.
 """
 
 from __future__ import annotations

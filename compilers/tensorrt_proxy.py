@@ -1,0 +1,111 @@
+"""Stand-in for TensorRT where there is no GPU: ONNX Runtime runs the ONNX model that was compiled.
+
+It shows that the model handed to TensorRT computes what the program computes, at the same
+precisions and on the same quantized values. It does not show what TensorRT makes of that model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+
+from sdk.compilers.bfloat16 import emulate_bfloat16
+from sdk.errors import EngineError, UnsupportedOperatorError
+from sdk.extras import require
+from sdk.signature import Array, Signature
+from sdk.target import Target
+
+REASON = (
+    "TensorRT puts every operator on the GPU or refuses the model; which kernel it takes is only "
+    "known on a GPU"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Where one node of the model will run; the fields are those of a session's `Placement`."""
+
+    operator: str
+    kind: str
+    device: str
+    kernel: str
+    reason: str
+    nodes: tuple[str, ...] = ()
+
+
+class OnnxProxy:
+    """A session for the gates of a compile. Its times are ONNX Runtime's and mean nothing."""
+
+    def __init__(self, model: bytes, signature: Signature, target: Target, threads: int) -> None:
+        self.signature = signature
+        proto = onnx.load_from_string(model)
+        self._rows = [_planned(node, target) for node in proto.graph.node]
+        self._names = [spec.name for spec in signature.outputs]
+        with mapped_errors():
+            self._session = _session(emulate_bfloat16(proto), threads)
+
+    def run(
+        self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run once; fresh arrays, or the given ones, filled."""
+        if self._session is None:
+            raise EngineError("The session is closed.", fix="open it again")
+        with mapped_errors():
+            results = dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+        for name, buffer in (outputs or {}).items():
+            np.copyto(buffer, results[name])
+        return {**results, **(outputs or {})}
+
+    def placement(self) -> list[Planned]:
+        """One row for each node of the model."""
+        return list(self._rows)
+
+    def profile(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises EngineError: nothing here can be timed."""
+        raise EngineError("TensorRT cannot be timed without a GPU.", fix="profile on the device")
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+
+def _planned(node: onnx.NodeProto, target: Target) -> Planned:
+    return Planned(node.name, node.op_type, target.device, "", REASON, (node.name,))
+
+
+def _session(model: onnx.ModelProto, threads: int) -> Any:
+    ort = require("onnxruntime", purpose="Checking a TensorRT build without a GPU")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    # Its further passes fuse Q/DQ pairs into integer kernels, which round at other places.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@contextlib.contextmanager
+def mapped_errors() -> Iterator[None]:
+    """The one place where the stand-in's exceptions become the SDK's."""
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", purpose="ONNX Runtime")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    try:
+        yield
+    except (*(getattr(state, name) for name in names), ValueError, RuntimeError) as error:
+        text = str(error).splitlines()[0]
+        raise _unchecked(text) from error
+
+
+def _unchecked(text: str) -> EngineError | UnsupportedOperatorError:
+    what = "This TensorRT build cannot be checked without a GPU: ONNX Runtime does not run it."
+    if "NOT_IMPLEMENTED" in text:
+        return UnsupportedOperatorError(
+            what, got=text, fix="compile on a machine with the GPU, or use fp32"
+        )
+    return EngineError(what, got=text, fix="compile on a machine with the GPU")
