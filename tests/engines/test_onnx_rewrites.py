@@ -131,3 +131,47 @@ def test_biases_of_int8_layers_are_int32_and_others_stay(
             whole = stored[made[conv.input[2]].input[0]]
             assert whole.data_type == onnx.TensorProto.INT32
     assert float_bias == ["middle.weight"]
+
+
+class Classifier(nn.Module):
+    """A 1 x 1 convolution behind a global pool, as the last layer: flat, or in its own shape."""
+
+    def __init__(self, *, flat: bool, stride: int = 1) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3)
+        self.pool = nn.AdaptiveAvgPool2d(stride)
+        self.classes = nn.Conv2d(8, 5, 1, stride)
+        self.flat = flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool and classify."""
+        scores: Tensor = self.classes(self.pool(torch.relu(self.features(x))))
+        return scores.flatten(1) if self.flat else scores
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_classifier_of_one_pixel_is_an_integer_matrix_product(
+    flat: bool, example: np.ndarray, tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    captured = capture(Classifier(flat=flat).eval(), {"x": example})
+    program = quantize(captured, [{"x": example}])
+    write_onnx(program, tmp_path / "model.onnx")
+    want = program.reference({"x": example})["output"]
+    for engine in ENGINES:
+        target = Target(engine, precision="int8")
+        session = open_session(tmp_path / "model.onnx", program.signature, target, threads=1)
+        got = session.run({"x": example})["output"]
+        np.testing.assert_allclose(got, want, atol=0.01 * np.abs(want).max())
+        if engine == "onnxruntime":
+            kernels = [row.kernel for row in session.placement()]
+            assert "QGemm" in kernels
+            assert not {"Conv", "DequantizeLinear"} & {*kernels}
+
+
+def test_a_classifier_that_skips_pixels_stays_a_convolution(
+    example: np.ndarray, tmp_path: Path
+) -> None:
+    captured = capture(Classifier(flat=True, stride=2).eval(), {"x": example})
+    write_onnx(quantize(captured, [{"x": example}]), tmp_path / "model.onnx")
+    assert kinds(tmp_path / "model.onnx")["Conv"] == 2
