@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from sdk.compilers.program import Feed, Program
 from sdk.target import FLOATS, STATIC, Target
@@ -36,15 +37,7 @@ def to_precision(
     if precision in STATIC:
         from sdk.compilers.quantize import quantize
 
-        return quantize(
-            program,
-            calibration,
-            precision=precision,
-            everywhere=target.device == "npu",
-            symmetric=target.engine == "tensorrt",
-            keep_float=keep_float,
-            step=step,
-        )
+        return quantize(program, calibration, keep_float=keep_float, step=step, **_static(target))
     from sdk.compilers.weight_only import compress
 
     return compress(
@@ -56,3 +49,23 @@ def to_precision(
         keep_float=keep_float,
         step=step,
     )
+
+
+def layer_costs(
+    program: Program, target: Target, calibration: Sequence[Feed], step: Step | None = None
+) -> list[tuple[str, float]]:
+    """What quantizing each layer alone to the target's static precision costs, worst first."""
+    from sdk.compilers import sensitivity
+    from sdk.compilers.quantize import observed
+
+    graph = observed(program, calibration, step=step, **_static(target))
+    return sensitivity.layer_costs(graph, program.signature, calibration, step)
+
+
+def _static(target: Target) -> dict[str, Any]:
+    """How an engine wants static precisions: options of `quantize`."""
+    return {
+        "precision": target.precision,
+        "everywhere": target.device == "npu",
+        "symmetric": target.engine == "tensorrt",
+    }

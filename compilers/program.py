@@ -40,12 +40,19 @@ class Program:
     """How its precision was made, for the manifest: group size, method."""
     lowered: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
     """Engine files made of it already, by format: engines that read the same one share it."""
+    observers: dict[str, dict[str, Any]] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
+    """What calibration saw already: by grid and inputs, then by the node that was watched."""
 
     def digest(self) -> str:
         """SHA-256 (hex) over the graph and all weights."""
         digest = hashlib.sha256(str(self.exported.graph).encode())
-        for name, tensor in sorted(self.exported.state_dict.items()):
-            digest.update(name.encode())
+        constants = {
+            n: c for n, c in self.exported.constants.items() if isinstance(c, torch.Tensor)
+        }
+        for name, tensor in sorted((constants | self.exported.state_dict).items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(raw.numpy().tobytes())
         return digest.hexdigest()

@@ -7,26 +7,16 @@ same numbers. Which edges get a pair is in `annotate.py`, and for NPUs in `annot
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from sdk.compilers.annotate import (
-    ACTIVATION,
-    ARITHMETIC,
-    SYMMETRIC,
-    WEIGHTED,
-    IntegerKernels,
-    fused_clip,
-    layer_of,
-)
+from sdk.compilers.annotate import ACTIVATION, SYMMETRIC, IntegerKernels
 from sdk.compilers.annotate_all import EveryOperator, spread
+from sdk.compilers.calibrate import Step as Step, calibrate
 from sdk.compilers.program import Feed, Program
 from sdk.compilers.reexport import reexport
 from sdk.errors import InputError, QuantizationError
@@ -34,14 +24,11 @@ from sdk.extras import quiet
 from sdk.signature import Array, Signature
 
 with quiet("torchao"):
-    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 QUANTIZE = ("quantized_decomposed.quantize_per_tensor", "torchao.quantize_affine_float8")
 DEQUANTIZE = ("quantized_decomposed.dequantize_per_tensor", "torchao.dequantize_affine_float8")
-
-Step = Callable[[str, int, int], None]
 
 
 def quantize(
@@ -62,22 +49,45 @@ def quantize(
     """
     feeds = check_calibration(program.signature, calibration)
     kept = frozenset(keep_float)
+    graph = observed(
+        program,
+        feeds,
+        precision=precision,
+        everywhere=everywhere,
+        symmetric=symmetric,
+        keep_float=kept,
+        step=step,
+    )
+    quantized = reexport(convert_pt2e(graph), program, feeds[0])
+    return replace(quantized, precision=precision, float_layers=tuple(sorted(kept)), base=program)
+
+
+def observed(
+    program: Program,
+    feeds: Sequence[Feed],
+    *,
+    precision: str,
+    everywhere: bool = False,
+    symmetric: bool = False,
+    keep_float: frozenset[str] = frozenset(),
+    step: Step | None = None,
+) -> GraphModule:
+    """The program's graph with calibrated observers on the edges that get a pair.
+
+    The options are those of `quantize`.
+    """
     if precision == "fp8":
-        prepared = _prepared_float8(program, kept)
+        graph = _prepared_float8(program, keep_float)
     else:
         grid = SYMMETRIC if symmetric else ACTIVATION[precision]
-        prepared = _prepared(program, kept, grid, everywhere)
-    _calibrate(prepared, program.signature, feeds, step)
-    _check_scales(prepared)
-    converted = convert_pt2e(prepared)
-    quantized = reexport(converted, program, feeds[0])
-    return replace(quantized, precision=precision, float_layers=tuple(sorted(kept)), base=program)
+        graph = _prepared(program, keep_float, grid, everywhere)
+    calibrate(graph, program, feeds, f"{precision} {everywhere} {symmetric}", step)
+    return graph
 
 
 def _prepared(
     program: Program, keep_float: frozenset[str], activation: QuantizationSpec, everywhere: bool
 ) -> GraphModule:
-    """The program's graph with observers on the edges that get a pair."""
     if everywhere:
         graph = spread(program.exported)
         return prepare_pt2e(graph, EveryOperator(keep_float, activation))
@@ -121,27 +131,6 @@ def _check_feed(signature: Signature, feed: Feed, what: str) -> None:
         raise QuantizationError(f"{what} has NaN or infinity in {bad[0]!r}.")
 
 
-def _calibrate(
-    prepared: GraphModule, signature: Signature, feeds: list[dict[str, Array]], step: Step | None
-) -> None:
-    names = [spec.name for spec in signature.inputs]
-    with torch.no_grad():
-        for index, feed in enumerate(feeds):
-            prepared(*(torch.from_numpy(feed[name]) for name in names))
-            if step is not None:
-                step("calibrate", index + 1, len(feeds))
-
-
-def _check_scales(prepared: GraphModule) -> None:
-    for name, observer in prepared.named_modules():
-        if isinstance(observer, (HistogramObserver, MinMaxObserver)) and not bool(
-            observer.min_val <= observer.max_val
-        ):
-            raise QuantizationError(
-                f"The observer {name} saw no values: its part of the model did not run."
-            )
-
-
 class SwitchableQdq(Interpreter):
     """Runs a Q/DQ graph with only the pairs of `active` quantizing; others pass values through."""
 
@@ -160,51 +149,3 @@ class SwitchableQdq(Interpreter):
             if value.is_floating_point() and value.dtype.itemsize > 1:
                 return value
         return super().run_node(n)
-
-
-def rank_layers(quantized: Program, feed: Feed) -> list[tuple[str, float]]:
-    """Layers by what quantizing their activations alone costs, worst first.
-
-    The cost is the relative RMS change of the first output when only the pairs around that layer
-    quantize. Weights are quantized in both runs. This ranking is our heuristic; the metric decides.
-    """
-    graph = quantized.exported.module(check_guards=False)
-    tensors = [torch.from_numpy(feed[spec.name]) for spec in quantized.signature.inputs]
-    plain = _first_output(graph, tensors, ())
-    scale = float(plain.std()) or 1.0
-    costs = {
-        layer: float((_first_output(graph, tensors, pairs) - plain).square().mean().sqrt()) / scale
-        for layer, pairs in _pairs_by_layer(graph).items()
-    }
-    return sorted(costs.items(), key=lambda item: -item[1])
-
-
-def _first_output(graph: GraphModule, tensors: list[Tensor], active: Collection[str]) -> Tensor:
-    with torch.no_grad():
-        result = SwitchableQdq(graph, active).run(*tensors)
-    first = torch.utils._pytree.tree_leaves(result)[0]
-    assert isinstance(first, Tensor)
-    return first
-
-
-def _pairs_by_layer(graph: GraphModule) -> dict[str, set[str]]:
-    """Layer -> names of the quantize nodes right before and behind it."""
-    pairs: dict[str, set[str]] = defaultdict(set)
-    for node in graph.graph.nodes:
-        if node.target in {*WEIGHTED, *ARITHMETIC} and all(map(_is_dequantized, node.args[:2])):
-            pairs[layer_of(node)].update(q.name for q in _quantizes_around(node))
-    return dict(pairs)
-
-
-def _is_dequantized(argument: Any) -> bool:
-    names = ("quantized_decomposed.dequantize", "torchao.dequantize")
-    return isinstance(argument, Node) and str(argument.target).startswith(names)
-
-
-def _quantizes_around(node: Node) -> Iterator[Node]:
-    for source in node.all_input_nodes:
-        if str(source.target).startswith(DEQUANTIZE):
-            yield source.all_input_nodes[0]
-    for user in fused_clip(node).users:
-        if str(user.target).startswith(QUANTIZE):
-            yield user

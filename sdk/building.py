@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdk.artifact import pack_golden
 from sdk.checking import open_build
 from sdk.compilers import lower
 from sdk.errors import EngineUnavailableError, InputError, QuantizationError
-from sdk.evidence import Built, loss_of, parity_error
+from sdk.evidence import Built, Facts, loss_of, parity_error
 from sdk.feeds import Feed, as_feeds, smallest, stacked
 from sdk.localize import engine_divergence, quantization_divergence
 from sdk.manifest import Fidelity
@@ -68,6 +70,8 @@ class Settings:
         check_policy(self.fallback)
         if (self.metric is None) != (self.max_drop is None):
             raise InputError("metric and max_drop go together.", fix="pass both or neither")
+        if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise InputError("max_drop is not usable.", expected="0 or more", got=self.max_drop)
 
 
 def check_target(target: Target) -> str:
@@ -124,7 +128,17 @@ class Builder:
         where = "on the engine" if checked_on == "engine" else f"on a stand-in ({checked_on})"
         settings.progress(f"verify {target} {where}", 0, len(self.feeds))
         parity = self._parity(program, session, target)
-        return Built(program, target, build, session, parity, checked_on)
+        facts = Facts(
+            sha256=program.digest(),
+            float_layers=program.float_layers,
+            settings=dict(program.settings),
+            golden=self._golden(program),
+        )
+        return Built(target, build, session, parity, checked_on, facts, program)
+
+    def _golden(self, program: Program) -> bytes:
+        feed = smallest(self.feeds[0], program.signature)
+        return pack_golden([(feed, program.reference(feed))])
 
     def convert(self, precision: str, *, keep_float: Sequence[str] = ()) -> Program:
         """The fp32 program at another precision."""
@@ -155,39 +169,68 @@ class Builder:
             step=self.settings.progress,
         )
 
-    def gated(self, precision: str, baseline: Built | None) -> Built:
-        """The build at `precision`, within its budget; ParityError says what it loses."""
-        if precision in STATIC:
-            return self._static(precision, baseline)
-        built = self.build(self.convert(precision, keep_float=self.settings.keep_float))
-        built.fidelity = self.fidelity(built, baseline)
-        self._gate_fidelity(built)
+    def made(self, precision: str, *, keep_float: Sequence[str] = ()) -> Built:
+        """The build at `precision`, with the error of its outputs against fp32."""
+        if precision == "fp32":
+            return self.build(self.program)
+        built = self.build(self.convert(precision, keep_float=keep_float))
+        self.settings.progress(f"compare {built.target} with fp32", 0, 1)
+        report = self._compare(built.session.run, self.program.reference, FIDELITY[precision])
+        built.fidelity = Fidelity(report.outputs)
         return built
 
-    def fidelity(self, built: Built, baseline: Built | None) -> Fidelity:
-        """What the precision cost: the caller's metric on both builds, or the output error."""
-        self.settings.progress(f"compare {built.target} with fp32", 0, 1)
-        tolerance = FIDELITY[built.program.precision]
-        report = self._compare(built.session.run, self.program.reference, tolerance)
+    def measured(
+        self, precision: str, baseline: Built | None, *, keep_float: Sequence[str] = ()
+    ) -> Built:
+        """`made`, and what it cost by the caller's metric, where there is one."""
+        built = self.made(precision, keep_float=keep_float)
         metric = self.settings.metric
-        if metric is None:
-            return Fidelity(report.outputs)
-        return Fidelity(
-            report.outputs,
-            metric=getattr(metric, "__name__", type(metric).__name__),
-            reference=self._metric_of_fp32(metric, baseline),
-            measured=float(metric(as_function(built.session))),
-            max_drop=self.settings.max_drop,
-        )
+        if metric is not None and built.fidelity is not None:
+            self.settings.progress(f"metric of {built.target}", 0, 1)
+            built.fidelity = replace(
+                built.fidelity,
+                metric=getattr(metric, "__name__", type(metric).__name__),
+                reference=self._metric_of_fp32(baseline),
+                measured=self.metric_of(built),
+                max_drop=self.settings.max_drop,
+            )
+        return built
+
+    def metric_of(self, built: Built) -> float:
+        """The caller's metric of a build; InputError where it is not a finite number."""
+        return self._metric(as_function(built.session), str(built.target))
+
+    def layer_costs(self, precision: str) -> list[tuple[str, float]]:
+        """What quantizing each layer alone costs the outputs, worst first."""
+        from sdk.compilers.precision import layer_costs  # imports torch
+
+        target = self.settings.target.with_precision(precision)
+        return layer_costs(self.program, target, self.calibration, self.settings.progress)
 
     @staticmethod
-    def within_budget(fidelity: Fidelity) -> bool:
+    def within_budget(built: Built) -> bool:
         """Whether the metric's drop, or without one each output's error, is in bounds."""
+        fidelity = built.fidelity
+        if fidelity is None:
+            return True
         if fidelity.metric is None:
             return all(output.ok for output in fidelity.outputs)
         assert fidelity.reference is not None
         assert fidelity.measured is not None
         return fidelity.reference - fidelity.measured <= (fidelity.max_drop or 0.0)
+
+    def gate_fidelity(self, built: Built) -> None:
+        """ParityError, with the operator where the loss begins, unless within the budget."""
+        fidelity = built.fidelity
+        if fidelity is None or self.within_budget(built) or "fidelity" in self.settings.waive:
+            return
+        precision = built.target.precision
+        found = None
+        if precision in STATIC and built.program is not None:
+            feed = smallest(self.feeds[0], self.program.signature)
+            found = quantization_divergence(built.program, feed, FIDELITY[precision])
+        report = ParityReport(FIDELITY[precision], fidelity.outputs)
+        raise parity_error(loss_of(built, fidelity), report, found)
 
     def _parity(self, program: Program, session: Session, target: Target) -> ParityReport:
         """Compare with PyTorch on all checked inputs; ParityError names the operator."""
@@ -214,48 +257,30 @@ class Builder:
         example = compare(got[0], want[0], tolerance)
         return whole if example.ok else example
 
-    def _static(self, precision: str, baseline: Built | None) -> Built:
-        """Q/DQ; layers that cost the metric too much go back to float, worst first."""
-        from sdk.compilers.quantize import rank_layers  # imports torch
-
-        keep = list(self.settings.keep_float)
-        ranked: list[str] | None = None
-        while True:
-            quantized = self.convert(precision, keep_float=keep)
-            built = self.build(quantized)
-            built.fidelity = self.fidelity(built, baseline)
-            if self.settings.metric is None or self.within_budget(built.fidelity):
-                break
-            if ranked is None:
-                self.settings.progress("rank layers by sensitivity", 0, 1)
-                ranked = [name for name, _ in rank_layers(quantized, self.calibration[0])]
-            more = [name for name in ranked if name not in keep][: max(1, len(keep))]
-            if len(keep) + len(more) > len(ranked) // 2:
-                break
-            keep += more
-        self._gate_fidelity(built)
-        return built
-
-    def _metric_of_fp32(self, metric: Metric, baseline: Built | None) -> float:
+    def _metric_of_fp32(self, baseline: Built | None) -> float:
         """On the fp32 build, or on PyTorch where the device has none."""
         if self._reference_metric is None:
-            reference = self.program.reference
             if baseline is not None:
-                fp32 = as_function(baseline.session)
+                self._reference_metric = self.metric_of(baseline)
             else:
+                reference = self.program.reference
                 fp32 = as_checked(self.program.signature, lambda feed, _: reference(feed))
-            self._reference_metric = float(metric(fp32))
+                self._reference_metric = self._metric(fp32, "fp32 in PyTorch")
         return self._reference_metric
 
-    def _gate_fidelity(self, built: Built) -> None:
-        fidelity = built.fidelity
-        assert fidelity is not None
-        if self.within_budget(fidelity) or "fidelity" in self.settings.waive:
-            return
-        precision = built.program.precision
-        found = None
-        if precision in STATIC:
-            feed = smallest(self.feeds[0], built.program.signature)
-            found = quantization_divergence(built.program, feed, FIDELITY[precision])
-        report = ParityReport(FIDELITY[precision], fidelity.outputs)
-        raise parity_error(loss_of(built, fidelity), report, found)
+    def _metric(self, predict: Callable[..., Any], what: str) -> float:
+        metric = self.settings.metric
+        assert metric is not None
+        value = metric(predict)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"The metric is not a finite number for {what}.",
+                expected="metric(predict) -> float, higher is better",
+                got=repr(value)[:80],
+                fix="call the metric yourself, with a function that returns the model's outputs",
+            )
+        return number

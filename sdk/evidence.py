@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdk.artifact import GOLDEN, PLACEMENT, PROCESSOR, SOURCES, pack_golden
+from sdk.artifact import GOLDEN, PLACEMENT, PROCESSOR, SOURCES
 from sdk.errors import ParityError
-from sdk.feeds import Feed
 from sdk.manifest import Candidate, Fidelity, Placed
 from sdk.parity import ParityReport
 from sdk.processor import Processor
@@ -26,17 +25,30 @@ if TYPE_CHECKING:
     from sdk.localize import Divergence
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an artifact needs of a program that was lowered already."""
+
+    sha256: str
+    float_layers: tuple[str, ...]
+    settings: dict[str, str]
+    golden: bytes
+    """Packed inputs and reference outputs."""
+
+
 @dataclass
 class Built:
     """A candidate on its engine, and what was measured of it."""
 
-    program: Program
     target: Target
     build: Build
     session: Session
     parity: ParityReport
     checked_on: str
     """One of `sdk.target.CHECKED_ON`: what the session is."""
+    facts: Facts
+    program: Program | None = None
+    """None where the files were built in an earlier run."""
     fidelity: Fidelity | None = None
     latency: Latency | None = None
 
@@ -61,9 +73,9 @@ def candidate_of(built: Built, baseline: Built | None, *, kept: bool, reason: st
         fidelity=built.fidelity,
         latency=built.latency,
         speedup=speedup,
-        float_layers=built.program.float_layers,
+        float_layers=built.facts.float_layers,
         checked_on=built.checked_on,
-        settings=dict(built.program.settings),
+        settings=built.facts.settings,
     )
 
 
@@ -95,11 +107,11 @@ def parity_error(what: str, report: ParityReport, found: Divergence | None) -> P
     )
 
 
-def provenance_of(program: Program, given: Mapping[str, str]) -> dict[str, str]:
+def provenance_of(source: str, built: Built, given: Mapping[str, str]) -> dict[str, str]:
     """Where a program came from, when and on what it was compiled, and what the caller adds."""
     return {
-        "source": program.source,
-        "program_sha256": program.digest(),
+        "source": source,
+        "program_sha256": built.facts.sha256,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": f"{platform.system()} {platform.machine()}",
         **given,
@@ -109,12 +121,11 @@ def provenance_of(program: Program, given: Mapping[str, str]) -> dict[str, str]:
 def write_evidence(
     root: Path,
     built: Built,
-    feed: Feed,
     placed: Sequence[Placed],
     processor: Processor | None,
 ) -> None:
-    """Golden values of `feed`, the nodes' sources, placement and processor, beside it."""
-    (root / GOLDEN).write_bytes(pack_golden([(feed, built.program.reference(feed))]))
+    """Golden values, the nodes' sources, placement and processor, beside it."""
+    (root / GOLDEN).write_bytes(built.facts.golden)
     (root / SOURCES).write_text(_sources(built.build))
     table = json.dumps(to_json(tuple(placed)), separators=(",", ":"))
     (root / PLACEMENT).write_text(table)

@@ -17,8 +17,9 @@ from sdk.building import Builder, Settings, check_target
 from sdk.environment import COMPILING, versions
 from sdk.evidence import Built, candidate_of, provenance_of, write_evidence
 from sdk.extras import require
-from sdk.feeds import Feed, smallest
+from sdk.feeds import Feed
 from sdk.manifest import FORMAT_VERSION, Candidate, Function, Manifest, Placed
+from sdk.mixing import gated
 from sdk.placement import enforce, place
 from sdk.runtimes import support_of
 from sdk.signature import Dim
@@ -62,11 +63,11 @@ def candidates(builder: Builder) -> tuple[Built | None, Built | None]:
     """
     target = builder.settings.target
     if target.precision == "fp32":
-        return builder.build(builder.program), None
+        return builder.made("fp32"), None
     support = support_of(target)
     timed = support.checked_on == "engine" and "fp32" in support.precisions
-    baseline = builder.build(builder.program) if timed else None
-    return baseline, builder.gated(target.precision, baseline)
+    baseline = builder.made("fp32") if timed else None
+    return baseline, gated(builder, target.precision, baseline)
 
 
 def choose(
@@ -114,8 +115,7 @@ def package(
     root = builder.folder / "artifact"
     kept.session.close()
     shutil.move(kept.build.folder, root)
-    feed = smallest(builder.feeds[0], kept.program.signature)
-    write_evidence(root, kept, feed, placed, settings.processor)
+    write_evidence(root, kept, placed, settings.processor)
     manifest = _manifest(builder, kept, rows, eager)
     return publish(root, manifest, settings.output, overwrite=settings.overwrite)
 
@@ -163,12 +163,12 @@ def _manifest(
         name=settings.output.stem,
         target=str(kept.target),
         requested=str(settings.target),
-        functions={"main": Function(kept.program.signature, file)},
+        functions={"main": Function(builder.program.signature, file)},
         candidates=rows,
         check_batches=len(builder.feeds),
         threads=settings.threads,
         tools=versions(COMPILING),
-        provenance=provenance_of(kept.program, settings.provenance),
+        provenance=provenance_of(builder.program.source, kept, settings.provenance),
         requires=dict(kept.build.requires),
         eager=eager,
         waivers=tuple(settings.waive),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,16 @@ class Signature:
             )
             for spec in self.inputs
         }
+
+
+def digest_of(feeds: Iterable[Mapping[str, Array]]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, array in feed.items():
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def fits(shape: tuple[int, ...], expected: tuple[int | Dim, ...], sizes: dict[str, int]) -> bool:

@@ -1,0 +1,86 @@
+"""Static precisions with some layers in float: as few as the budget needs.
+
+Layers are ranked by what quantizing each alone does to the outputs. The budget's verdict is taken
+to be monotone in k, the number of layers in float from the top of the ranking: bisection finds the
+least k that passes in O(log n) builds. Then layers among these k that are not needed go back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sdk.building import Builder
+from sdk.evidence import Built
+from sdk.target import STATIC
+
+GIVE_BACK = 4  # builds spent on giving layers back
+Attempt = Callable[[Sequence[str]], Built | None]
+
+
+def gated(builder: Builder, precision: str, baseline: Built | None) -> Built:
+    """The build at `precision`, within its budget; ParityError says what it loses.
+
+    Where a static precision costs the caller's metric too much, layers go back to float.
+    """
+    settings = builder.settings
+    built = builder.measured(precision, baseline, keep_float=settings.keep_float)
+    mixable = precision in STATIC and settings.metric is not None and bool(builder.calibration)
+    if mixable and not builder.within_budget(built):
+
+        def attempt(layers: Sequence[str]) -> Built | None:
+            keep = (*settings.keep_float, *layers)
+            mixed = builder.measured(precision, baseline, keep_float=keep)
+            if builder.within_budget(mixed):
+                return mixed
+            mixed.session.close()
+            return None
+
+        ranked = [layer for layer, _ in builder.layer_costs(precision)]
+        built = least_float(open_to_float(ranked, settings.keep_float), attempt) or built
+    builder.gate_fidelity(built)
+    return built
+
+
+def open_to_float(ranked: Sequence[str], fixed: Sequence[str]) -> list[str]:
+    """The ranked layers that are not in float anyway."""
+    return [layer for layer in ranked if layer not in fixed]
+
+
+def least_float(ranked: Sequence[str], attempt: Attempt) -> Built | None:
+    """The mixture with the fewest layers in float that passes; None if half do not suffice.
+
+    `attempt(layers)` is the build with these in float, or None where it does not pass.
+    """
+    tried: dict[frozenset[str], Built | None] = {}
+
+    def once(layers: Sequence[str]) -> Built | None:
+        key = frozenset(layers)
+        if key not in tried:
+            tried[key] = attempt(layers)
+        return tried[key]
+
+    most = len(ranked) // 2
+    if most == 0 or once(ranked[:most]) is None:
+        return None
+    least = bisect(0, most, lambda k: once(ranked[:k]) is not None)
+    return once(_given_back(list(ranked[:least]), once))
+
+
+def bisect(fails: int, passes: int, check: Callable[[int], bool]) -> int:
+    """The least k above `fails` with `check(k)`, which is monotone and holds at `passes`."""
+    while passes - fails > 1:
+        middle = (fails + passes) // 2
+        if check(middle):
+            passes = middle
+        else:
+            fails = middle
+    return passes
+
+
+def _given_back(layers: list[str], attempt: Attempt) -> list[str]:
+    """Without those that are not needed, cheapest first; the last one is, or there were fewer."""
+    for layer in reversed(layers[-1 - GIVE_BACK : -1]):
+        without = [name for name in layers if name != layer]
+        if attempt(without) is not None:
+            layers = without
+    return layers
