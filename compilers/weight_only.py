@@ -10,7 +10,7 @@ RMS 0.36 and 0.41) and little more at 4 (0.086 and 0.081), in 2.5 and 4.5 bits a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from sdk.compilers.program import Feed, Program
 from sdk.compilers.quantize import Step, check_calibration
 from sdk.compilers.reexport import reexport
-from sdk.compilers.weight_only_graph import Weight, find_weights, store
+from sdk.compilers.weight_only_graph import Groups, Weight, find_weights, store
 from sdk.errors import InputError, QuantizationError
 from sdk.extras import quiet
 
@@ -42,23 +42,6 @@ METHODS = {
     "int2": DATA_FREE,
 }
 HALF = (2.0**-14, 65504.0)  # scales in this range keep all bits that fp16 has
-
-
-@dataclass(frozen=True)
-class Groups:
-    """A matrix as integers with one scale a group: int8 `q` [N, K], fp16 or fp32 [N, K / group]."""
-
-    q: Tensor
-    scale: Tensor
-    bits: int
-
-    def __post_init__(self) -> None:
-        assert self.q.shape[1] % self.scale.shape[1] == 0
-
-    @property
-    def group_size(self) -> int:
-        """Numbers that share a scale."""
-        return self.q.shape[1] // self.scale.shape[1]
 
 
 def compress(
@@ -90,9 +73,11 @@ def compress(
     if method in DATA_AWARE:
         from sdk.compilers.weight_only_nncf import compress_by_data  # needs nncf
 
-        graph = compress_by_data(program, weights, method, size or 0, feeds, step)
-    else:
-        _compress_each(graph, weights, precision, method, size, step)
+        graph = compress_by_data(
+            program, graph, weights, method=method, size=size or GROUP, feeds=feeds
+        )
+        weights = _without(find_weights(graph), keep_float)
+    _compress_each(graph, weights, precision, method, size, step)
     kept = tuple(sorted({layer for w in find_weights(graph) for layer in w.layers}))
     settings = {"method": method, "group_size": "channel" if size is None else str(size)}
     made = reexport(graph, program, program.signature.zeros())
@@ -101,7 +86,7 @@ def compress(
 
 def _check(
     program: Program, precision: str, method: str, calibration: Iterable[Feed]
-) -> list[dict[str, object]]:
+) -> list[Feed]:
     """The calibration feeds where the method wants some; QuantizationError if it cannot be used."""
     if method not in METHODS[precision]:
         having = [name for name, methods in METHODS.items() if method in methods]
@@ -121,7 +106,7 @@ def _check(
             got="none",
             fix="pass some batches of real inputs, or use the methods rtn or hqq, which need none",
         )
-    return check_calibration(program.signature, feeds)  # type: ignore[return-value]
+    return list(check_calibration(program.signature, feeds))
 
 
 def _group_size(precision: str, given: int | None) -> int | None:
@@ -145,7 +130,7 @@ def _group_size(precision: str, given: int | None) -> int | None:
 
 
 def _chosen(weights: list[Weight], keep_float: Collection[str]) -> list[Weight]:
-    """The weights to compress; those of a row of one number would only grow."""
+    """The weights to compress; InputError or QuantizationError where there are none."""
     known = [layer for weight in weights for layer in weight.layers]
     unknown = sorted(set(keep_float) - set(known))
     if unknown:
@@ -154,7 +139,7 @@ def _chosen(weights: list[Weight], keep_float: Collection[str]) -> list[Weight]:
             expected=f"one of {', '.join(dict.fromkeys(known))}",
             got=unknown,
         )
-    chosen = [w for w in weights if w.matrix.shape[1] > 1 and not {*w.layers} & {*keep_float}]
+    chosen = _without(weights, keep_float)
     if not chosen:
         raise QuantizationError(
             "The model has no linear or embedding layer whose weight could be compressed.",
@@ -163,6 +148,11 @@ def _chosen(weights: list[Weight], keep_float: Collection[str]) -> list[Weight]:
             fix="use int8, which quantizes convolutions too, or fp16",
         )
     return chosen
+
+
+def _without(weights: list[Weight], keep_float: Collection[str]) -> list[Weight]:
+    """All but those to be kept, and those of one input, which would only grow."""
+    return [w for w in weights if w.matrix.shape[1] > 1 and not {*w.layers} & {*keep_float}]
 
 
 def _check_groups(weights: list[Weight], size: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # defines the dequantizing operator
@@ -11,9 +11,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from sdk.compilers.program import Program, source_of
-
-if TYPE_CHECKING:
-    from sdk.compilers.weight_only import Groups
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel_group.default
@@ -30,12 +27,29 @@ ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack")
 
 
 @dataclass(frozen=True)
-class Use:
-    """A node that reads a weight, at one of its arguments, for the layer `layer`."""
+class Groups:
+    """A matrix as integers with one scale a group: int8 `q` [N, K], fp16 or fp32 [N, K / group]."""
 
+    q: Tensor
+    scale: Tensor
+    bits: int
+
+    def __post_init__(self) -> None:
+        assert self.q.shape[1] % self.scale.shape[1] == 0
+
+    @property
+    def group_size(self) -> int:
+        """Numbers that share a scale."""
+        return self.q.shape[1] // self.scale.shape[1]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A layer that reads a weight: by itself, or through a node that transposes it."""
+
+    layer: Node
     reader: Node
     weight: Node
-    layer: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Weight:
     @property
     def layers(self) -> list[str]:
         """The layers' names: their module paths."""
-        return list(dict.fromkeys(use.layer for use in self.uses))
+        return list(dict.fromkeys(_name(use.layer) for use in self.uses))
 
 
 def find_weights(graph: GraphModule) -> list[Weight]:
@@ -82,7 +96,11 @@ def _use_of(layer: Node) -> tuple[Use | None, bool]:
         reader, weight, turned = weight, weight.args[0], False
     if not isinstance(weight, Node) or weight.op != "get_attr":
         return None, False
-    return Use(reader, weight, source_of(layer).module or layer.name), turned
+    return Use(layer, reader, weight), turned
+
+
+def _name(layer: Node) -> str:
+    return source_of(layer).module or layer.name
 
 
 def _attribute(graph: GraphModule, name: str) -> Any:
@@ -95,8 +113,7 @@ def store(graph: GraphModule, weight: Weight, groups: Groups) -> None:
     first = weight.uses[0]
     with graph.graph.inserting_before(first.weight):
         value = dequantized(graph, weight.name, groups, first.reader)
-        if weight.turned:
-            value = _like(graph.graph.call_function(aten.t.default, (value,)), first.reader)
+        value = turn(graph, value, first.reader) if weight.turned else value
     for use in weight.uses:
         use.reader.replace_input_with(use.weight, value)
     graph.graph.eliminate_dead_code()
@@ -117,6 +134,11 @@ def dequantized(graph: GraphModule, name: str, groups: Groups, reader: Node) -> 
     limit = 1 << groups.bits - 1
     grid = (-limit, limit - 1, torch.int8, groups.group_size, torch.float32)
     return _like(graph.graph.call_function(DEQUANTIZE, (*parts, None, *grid)), reader)
+
+
+def turn(graph: GraphModule, value: Node, reader: Node) -> Node:
+    """The node that transposes `value`, for a layer whose weight is stored as inputs x outputs."""
+    return _like(graph.graph.call_function(aten.t.default, (value,)), reader)
 
 
 def _like(node: Node, reader: Node) -> Node:
