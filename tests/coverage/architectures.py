@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
+
+from sdk.compilers.huggingface_inputs import picture, propose
 
 TEXT = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 ENCODER = TEXT | {"intermediate_size": 64, "max_position_embeddings": 64}
@@ -72,15 +75,35 @@ def liven(model: nn.Module) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-                module.reset_parameters()
+                nn.init.kaiming_normal_(module.weight, nonlinearity=_gain(module))
             for parameter in module.parameters(recurse=False):
                 if parameter.dim() < 2:
                     parameter.add_(0.1 * torch.randn_like(parameter))
                 elif not parameter.any():
                     parameter.normal_(0, 0.1)
-            for name, buffer in module.named_buffers(recurse=False):
-                if name.startswith("running_"):
-                    buffer.add_(0.3 * torch.rand_like(buffer))
+    measure_statistics(model)
+
+
+def measure_statistics(model: nn.Module) -> None:
+    """Give batch norms the statistics of what reaches them: with others the signal fades."""
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    if not norms or not isinstance(model, transformers.PreTrainedModel):
+        return
+    (value,) = propose(model, None)[0].values()
+    pixels = picture(np.random.default_rng(2), (4, *value.shape[1:]))
+    model.eval()
+    for norm in norms:
+        norm.momentum = None  # the plain mean over what follows
+        norm.reset_running_stats()
+        norm.train()
+    with torch.no_grad():
+        model(torch.from_numpy(pixels))
+    model.eval()
+
+
+def _gain(module: nn.Module) -> str:
+    """Convolutions are mostly followed by rectifiers, linear layers by norms and sums."""
+    return "linear" if isinstance(module, nn.Linear) else "relu"
 
 
 def _row(kind: str, name: str, model: str, config: str, *, int8: bool = False,
