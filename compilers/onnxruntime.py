@@ -1,9 +1,13 @@
-"""Compile for ONNX Runtime: an ONNX file; the engine optimises it when it loads."""
+"""Compile for ONNX Runtime: an ONNX file; the engine optimises it when it loads.
+
+The NPU's may be what QNN compiled already: see `qnn.py`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sdk.compilers import qnn
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.program import Build, Program
 from sdk.compilers.weight_only_contrib import use_contrib
@@ -11,10 +15,13 @@ from sdk.compilers.weight_only_graph import stored_bits
 from sdk.target import Target
 
 
-def compile_program(program: Program, _target: Target, folder: Path) -> Build:
+def compile_program(program: Program, target: Target, folder: Path) -> Build:
     """Write `model.onnx`."""
+    if target.device == "npu":
+        qnn.check_shapes(program.signature)
     file = folder / "model.onnx"
     sources = write_onnx(program, file)
     if bits := stored_bits(program):
         use_contrib(file, bits)
-    return Build(file, sources)
+    build = Build(file, sources)
+    return qnn.finish(build, target) if target.device == "npu" else build

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdk import qnn
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
+from sdk.runtimes import qnn as npu
 from sdk.runtimes.session import (
     EngineProfile,
     OperatorTime,
@@ -33,7 +35,7 @@ from sdk.signature import Array, Signature
 from sdk.target import Availability, DeviceSupport, Target
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-DEVICE_OF = {provider: device for device, provider in PROVIDERS.items()}
+DEVICE_OF = {**{name: device for device, name in PROVIDERS.items()}, qnn.PROVIDER: "npu"}
 # It quantizes the weights of layers between int8 ones that were left in float on purpose.
 DISABLED = ["WeightBiasQuantization"]
 # Its CPU provider has no bf16 convolutions.
@@ -58,7 +60,7 @@ def probe() -> Availability:
     devices = {
         device: DeviceSupport(PRECISIONS) for device, name in PROVIDERS.items() if name in present
     }
-    return Availability(ort.__version__, devices)
+    return Availability(ort.__version__, {**devices, "npu": npu.support()})
 
 
 def open_session(
@@ -66,6 +68,9 @@ def open_session(
 ) -> OnnxRuntimeSession:
     """Load `file` for `target` with `threads` intra-operator threads."""
     return OnnxRuntimeSession(file, signature, target, threads)
+
+
+check_requires = npu.check_requires
 
 
 class OnnxRuntimeSession:
@@ -92,6 +97,10 @@ class OnnxRuntimeSession:
     def placement(self) -> list[Placement]:
         """Read from one profiled run on zeros: ONNX Runtime does not tell otherwise."""
         wanted = self._target.device
+        if self._session is None:
+            closed()
+        if wanted == "npu":
+            return npu.placement(self._session, self._file, self.signature)
         return [
             Placement(
                 operator=row.operator,
@@ -129,7 +138,7 @@ class OnnxRuntimeSession:
             call_times(calls, binding.spans, engine),
             _operators(events, whole),
             without_engine(call, feed, binding, lambda: self.run(feed)),
-            NOTES,
+            (*NOTES, *npu.NOTE) if self._on_simulator() else NOTES,
         )
 
     def close(self) -> None:
@@ -147,11 +156,23 @@ class OnnxRuntimeSession:
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
+        if self._target.device == "npu":
+            return self._create_on_npu(options)
         providers = [PROVIDERS[self._target.device]]
         with mapped_errors():
             return ort.InferenceSession(
                 self._file, options, providers=providers, disabled_optimizers=DISABLED
             )
+
+    def _create_on_npu(self, options: Any) -> Any:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.log_severity_level = 4  # it writes errors of nodes that go to the CPU
+        qnn.add_provider(options, self._target.arch)
+        with mapped_errors(), qnn.loading():
+            return _ort().InferenceSession(self._file, options, disabled_optimizers=DISABLED)
+
+    def _on_simulator(self) -> bool:
+        return self._target.device == "npu" and qnn.simulated()
 
     def _check_names(self) -> None:
         check_names(

@@ -19,6 +19,7 @@ EXTRA = {
     "matplotlib": "report",
     "onnx": "compile",
     "onnxruntime": "onnxruntime",
+    "onnxruntime_qnn": "qnn",
     "onnxscript": "compile",
     "openvino": "openvino",
     "PIL": "images",
