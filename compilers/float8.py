@@ -110,11 +110,11 @@ def _zero() -> Any:
     return op.Constant(value=tensor)
 
 
-def _quantize(x: Any, scale: Any, _dtype: int) -> Any:
+def _quantize(x: Any, scale: Any, *_dtype: Any) -> Any:
     return op.QuantizeLinear(x, scale, _zero())
 
 
-def _dequantize(x: Any, scale: Any, _dtype: int) -> Any:
+def _dequantize(x: Any, scale: Any, *_dtype: Any) -> Any:
     return op.DequantizeLinear(x, scale)
 
 

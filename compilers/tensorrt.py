@@ -16,12 +16,21 @@ from sdk.compilers.tensorrt_build import Order, Progress, build_engine, capabili
 from sdk.compilers.tensorrt_onnx import to_onnx
 from sdk.compilers.tensorrt_proxy import OnnxProxy
 from sdk.errors import EngineUnavailableError, InputError, UnsupportedOperatorError
-from sdk.nvidia import FILES, FULL, INSTALL, Gpu, gpu, library, number, this_platform, version_of
+from sdk.nvidia import (
+    FILES,
+    FIRST,
+    FULL,
+    INSTALL,
+    Gpu,
+    gpu,
+    library,
+    number,
+    this_platform,
+    version_of,
+)
 from sdk.target import Target
 
 PORTABLE = "sm80 and later"
-# precision -> the first capability whose GPUs have it
-FIRST = {"bf16": 80, "fp8": 89}
 
 
 def compile_program(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from sdk.compilers.program import SourceLine
 from sdk.errors import EngineError, UnsupportedOperatorError
-from sdk.nvidia import load
+from sdk.nvidia import listener, load
 from sdk.signature import Dim, Signature
 
 Progress = Callable[[str, int, int], None]
-MARGINS = 5  # lines of the library's log that an error quotes
+QUOTED = 5  # lines of the library's log that an error quotes
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ def build_engine(
     where the parser or the builder refuses a node, and EngineError with the library's log.
     """
     trt = load(order.library)
-    kinds = _kinds(order.library)
-    logger, monitor = kinds.logger(), kinds.monitor(progress)
+    logger, monitor = listener(trt), _monitor(trt, progress)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, model, sources)
+    _check_types(trt, network, order.signature)
     config = _config(trt, builder, order)
     config.progress_monitor = monitor
     built = builder.build_serialized_network(network, config)
@@ -77,6 +78,21 @@ def _parse(
         f"{_reason(first.desc())}",
         fix="write the operator with others, try another precision, or compile for 'onnxruntime'",
     )
+
+
+def _check_types(trt: Any, network: Any, signature: Signature) -> None:
+    """Inputs and outputs must have the signature's types: nothing is cast in silence."""
+    inputs = (network.get_input(index) for index in range(network.num_inputs))
+    outputs = (network.get_output(index) for index in range(network.num_outputs))
+    types = {tensor.name: trt.nptype(tensor.dtype) for tensor in (*inputs, *outputs)}
+    for spec in (*signature.inputs, *signature.outputs):
+        if np.dtype(types[spec.name]) != spec.dtype:
+            raise UnsupportedOperatorError(
+                f"TensorRT has no {spec.dtype} for the input or output {spec.name!r}.",
+                expected=spec.dtype,
+                got=np.dtype(types[spec.name]).name,
+                fix=f"let the model take or return {np.dtype(types[spec.name]).name}",
+            )
 
 
 def _config(trt: Any, builder: Any, order: Order) -> Any:
@@ -118,7 +134,7 @@ def _refused(
     what: str, errors: Sequence[str], sources: Mapping[str, SourceLine]
 ) -> EngineError | UnsupportedOperatorError:
     """UnsupportedOperatorError where the log names a node of the model, else EngineError."""
-    text = " | ".join(dict.fromkeys(map(_reason, errors[:MARGINS]))) or "it logged no error"
+    text = " | ".join(dict.fromkeys(map(_reason, errors[:QUOTED]))) or "it logged no error"
     node = max((name for name in sources if name in text), key=len, default=None)
     if node is None:
         return EngineError(what, got=text, fix="try another precision, or compile for another GPU")
@@ -135,48 +151,22 @@ def _reason(text: str) -> str:
     return " ".join(lines or text.splitlines())[:500]
 
 
-@dataclass(frozen=True)
-class _Kinds:
-    """Subclasses of a library's callback interfaces."""
-
-    logger: Callable[[], Any]
-    monitor: Callable[[Progress | None], Any]
-
-
-@lru_cache
-def _kinds(library: str) -> _Kinds:
-    """Made when the library is there, since its own classes are their bases."""
-    trt = load(library)
-    serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        """Keeps what the library says of its errors."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in serious:
-                self.errors.append(message)
+def _monitor(trt: Any, progress: Progress | None) -> Any:
+    """Reports phases, and holds what is raised meanwhile, which the library would swallow."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Reports phases, and holds what was raised meanwhile: the library would swallow it."""
-
-        def __init__(self, progress: Progress | None) -> None:
+        def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.progress = progress or (lambda _phase, _done, _total: None)
             self.totals: dict[str, int] = {}
             self.stopped: BaseException | None = None
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            if parent is None or not self.totals:
-                self.totals[phase] = steps
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self.totals[phase] = steps
 
         def step_complete(self, phase: str, step: int) -> bool:
             try:
-                if phase in self.totals:
-                    self.progress(phase.lower(), step + 1, self.totals[phase])
+                if progress is not None:
+                    progress(phase.lower(), step + 1, self.totals[phase])
             except BaseException as error:  # noqa: BLE001 - raised when the library has returned
                 self.stopped = error
             return self.stopped is None
@@ -184,4 +174,4 @@ def _kinds(library: str) -> _Kinds:
         def phase_finish(self, phase: str) -> None:
             self.totals.pop(phase, None)
 
-    return _Kinds(Logger, Monitor)
+    return Monitor()

@@ -14,6 +14,7 @@ from sdk.compilers.program import Program, SourceLine
 from sdk.errors import UnsupportedOperatorError
 from sdk.signature import Array
 
+NOWHERE = SourceLine("", "", "")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -26,6 +27,7 @@ def to_onnx(program: Program, folder: Path) -> tuple[bytes, dict[str, SourceLine
     _float_biases(model.graph)
     if program.precision == "bf16":
         _half_weights(model.graph)
+        _spell_out(model.graph, sources)
     _check_zero_points(model.graph, sources)
     return model.SerializeToString(), sources
 
@@ -61,6 +63,31 @@ def _half_weights(graph: GraphProto) -> None:
             if kinds.get(name) == TensorProto.FLOAT:
                 value = numpy_helper.to_array(constants[name]).astype(ml_dtypes.bfloat16)
                 constants[name].CopyFrom(_bfloat16(value, name))
+
+
+# What the parser only takes in fp32 and fp16 -> the operators of what the input is multiplied by.
+FACTORS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
+    "HardSwish": (("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),),
+    "Mish": (("Softplus", {}), ("Tanh", {})),
+}
+
+
+def _spell_out(graph: GraphProto, sources: dict[str, SourceLine]) -> None:
+    """Activations that are the input times a function of it, as these operators."""
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type not in FACTORS:
+            graph.node.append(node)
+            continue
+        value = node.input[0]
+        for kind, attributes in FACTORS[node.op_type]:
+            name = f"{node.name}.{kind.lower()}"
+            graph.node.append(onnx.helper.make_node(kind, [value], [name], name, **attributes))
+            value = name
+            sources[name] = sources.get(node.name, NOWHERE)
+        inputs = [node.input[0], value]
+        graph.node.append(onnx.helper.make_node("Mul", inputs, node.output, node.name))
 
 
 def _bfloat16(value: Array, name: str) -> TensorProto:

@@ -94,10 +94,11 @@ def _session(model: onnx.ModelProto, threads: int) -> Any:
 def mapped_errors() -> Iterator[None]:
     """The one place where the stand-in's exceptions become the SDK's."""
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", purpose="ONNX Runtime")
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    own = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented,
+           state.RuntimeException)  # fmt: skip
     try:
         yield
-    except (*(getattr(state, name) for name in names), ValueError, RuntimeError) as error:
+    except (*own, ValueError, RuntimeError) as error:
         text = str(error).splitlines()[0]
         raise _unchecked(text) from error
 

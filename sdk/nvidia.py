@@ -17,6 +17,8 @@ from sdk.extras import EXTRA, installed, require
 
 FULL, RTX = "tensorrt", "tensorrt_rtx"
 FILES = {FULL: "model.engine", RTX: "model.rtx.engine"}
+# precision -> the first capability whose GPUs have it
+FIRST = {"bf16": 80, "fp8": 89}
 INSTALL = "pip install 'edge-sdk[tensorrt-rtx]' (no GPU needed), or 'edge-sdk[tensorrt]' beside one"
 
 
@@ -42,6 +44,8 @@ def gpu() -> Gpu:
 
 def why(cuda: Any, status: Any) -> str:
     """What CUDA says of one of its own status codes."""
+    if status.name == "cudaErrorInsufficientDriver":
+        return "there is no NVIDIA driver, or it is older than CUDA"
     _, text = cuda.cudaGetErrorString(status)
     return f"{text.decode()} ({status.name})"
 
@@ -83,3 +87,19 @@ def _capability(cuda: Any) -> str:
         attributes.cudaDevAttrComputeCapabilityMinor,
     )
     return "sm" + "".join(str(cuda.cudaDeviceGetAttribute(part, 0)[1]) for part in parts)
+
+
+def listener(trt: ModuleType) -> Any:
+    """A logger for one of the libraries; its `errors` are the messages that matter."""
+    serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
+
+    class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in serious:
+                self.errors.append(message)
+
+    return Listener()
