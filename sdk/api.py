@@ -23,9 +23,10 @@ __all__ = ["compile", "engines", "load", "profile", "recipe", "verify"]
 def compile(
     model: Any,
     *,
-    inputs: Any,
+    inputs: Any = None,
     target: str | Target,
     output: str | Path,
+    task: str | None = None,
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
     calibration: Iterable[Any] = (),
     check: Iterable[Any] = (),
@@ -44,11 +45,16 @@ def compile(
 ) -> Artifact:
     """Compile `model` for `target` and write the artifact `output`, if it passes its gates.
 
-    model: an nn.Module, a torch.export ExportedProgram, the path of an .onnx file, or a Program of
+    model: an nn.Module, a torch.export ExportedProgram, the path of an .onnx file or of a Hugging
+        Face model folder, a configuration or model of `transformers`, or a Program of
         sdk.compilers.capture or .quantize, which several targets can share.
-    inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name.
+    inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name. For
+        Hugging Face models they may be left out: random ones are made for the model's task, and
+        `dynamic` with them.
     target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`.
     output: a path that ends in `.edge`.
+    task: for Hugging Face folders and configurations, one of transformers' pipelines, for example
+        `text-classification`; default: the class that the configuration names.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
     calibration: batches of real inputs; needed for int8, a16w8 and fp8.
     check: further batches to check on; by default the first calibration batches.
@@ -80,6 +86,7 @@ def compile(
         settings = Settings(
             target=Target.parse(target),
             output=Path(output),
+            task=task,
             calibration=calibration,
             check=check,
             metric=metric,

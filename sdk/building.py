@@ -27,7 +27,7 @@ from sdk.processor import Processor
 from sdk.runtimes import support_of
 from sdk.runtimes.session import Session
 from sdk.signature import Array
-from sdk.target import STATIC, Target
+from sdk.target import AUTO, STATIC, Target
 
 if TYPE_CHECKING:
     from sdk.compilers.program import Program
@@ -44,10 +44,14 @@ class Settings:
 
     target: Target
     output: Path
+    task: str | None = None
     calibration: Iterable[Any] = ()
     check: Iterable[Any] = ()
     metric: Metric | None = None
     max_drop: float | None = None
+    metric_key: str | None = None
+    max_latency_us: float | None = None
+    max_bytes: int | None = None
     keep_float: Sequence[str] = ()
     group_size: int | None = None
     method: str = "rtn"
@@ -70,8 +74,21 @@ class Settings:
         check_policy(self.fallback)
         if (self.metric is None) != (self.max_drop is None):
             raise InputError("metric and max_drop go together.", fix="pass both or neither")
-        if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise InputError("max_drop is not usable.", expected="0 or more", got=self.max_drop)
+        self._check_budgets()
+
+    def _check_budgets(self) -> None:
+        for name in ("max_latency_us", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} is not usable.", expected="more than 0", got=value)
+            if value is not None and self.target.precision != AUTO:
+                raise InputError(
+                    f"{name} is a budget of the search among precisions.",
+                    got=str(self.target),
+                    fix=f"use {self.target.with_precision(AUTO)}",
+                )
 
 
 def check_target(target: Target) -> str:
@@ -81,7 +98,7 @@ def check_target(target: Target) -> str:
         raise EngineUnavailableError(
             f"This machine cannot compile for {target}.", got=support.reason, fix=support.fix
         )
-    if target.precision not in support.precisions:
+    if target.precision not in (*support.precisions, AUTO):
         near = target.with_precision(support.precisions[0])
         raise EngineUnavailableError(
             f"The engine {target.engine!r} does not run {target.precision} on {target.device!r}.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sdk.artifact import Artifact, publish, staging
@@ -25,7 +26,9 @@ from sdk.runtimes import support_of
 from sdk.signature import Dim
 from sdk.timing import Latency, interleave
 
+B = TypeVar("B", bound=Builder)
 EAGER = "torch eager"
+TIMING_SECONDS = 10.0
 PLACEMENT_SECONDS = 0.25  # of profiled calls, for the operators' shares of the time
 
 
@@ -37,6 +40,20 @@ def compile_model(
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
 ) -> Artifact:
     """Capture `model` with example `inputs`, then build, gate and package it."""
+    with prepared(model, inputs, settings, dynamic=dynamic) as builder:
+        return package(builder, *choose(builder, *candidates(builder)))
+
+
+@contextlib.contextmanager
+def prepared(
+    model: Any,
+    inputs: Any,
+    settings: Settings,
+    *,
+    dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
+    kind: type[B] | type[Builder] = Builder,
+) -> Iterator[B]:
+    """A builder of the captured model, in a staging folder beside the output."""
     for module in ("torch", "onnx", "onnxscript", "torchao"):
         require(module, purpose="Compiling", extra="compile")
     from sdk.compilers.capture import capture, example_feed  # imports torch
@@ -51,8 +68,7 @@ def compile_model(
             settings.processor.check(program.signature)
         example = example_feed(model, inputs) or program.signature.zeros()
         given = model if isinstance(model, Program) and model.base is not None else None
-        builder = Builder(settings, folder, program, example, given)
-        return package(builder, *choose(builder, *candidates(builder)))
+        yield kind(settings, folder, program, example, given)
 
 
 def candidates(builder: Builder) -> tuple[Built | None, Built | None]:
@@ -87,7 +103,9 @@ def choose(
     return kept, rows, eager
 
 
-def time_builds(builder: Builder, builts: list[Built]) -> Latency | None:
+def time_builds(
+    builder: Builder, builts: list[Built], seconds: float = TIMING_SECONDS
+) -> Latency | None:
     """Give each build that runs on its engine a latency, all of one run; return PyTorch's."""
     feed = builder.feeds[0]
     timed: dict[str, Built] = {}
@@ -98,7 +116,8 @@ def time_builds(builder: Builder, builts: list[Built]) -> Latency | None:
     if not timed:
         return None
     calls = {name: _caller(built.session.run, feed) for name, built in timed.items()}
-    latencies = interleave(calls | {EAGER: _caller(builder.program.reference, feed)})
+    calls[EAGER] = _caller(builder.program.reference, feed)
+    latencies = interleave(calls, budget=seconds)
     eager = latencies.pop(EAGER)
     for name, latency in latencies.items():
         timed[name].latency = latency
