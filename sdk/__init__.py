@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
         load as load,
         profile as profile,
         recipe as recipe,
+        tune as tune,
         verify as verify,
     )
     from sdk.artifact import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
     )
     from sdk.errors import (
         ArtifactError as ArtifactError,
+        BudgetError as BudgetError,
         CaptureError as CaptureError,
         CorruptArtifactError as CorruptArtifactError,
         EdgeError as EdgeError,
@@ -60,10 +62,11 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
     )
 
 _HOME = {
-    "sdk.api": ("compile", "engines", "load", "profile", "recipe", "verify"),
+    "sdk.api": ("compile", "engines", "load", "profile", "recipe", "tune", "verify"),
     "sdk.artifact": ("Artifact",),
     "sdk.errors": (
         "ArtifactError",
+        "BudgetError",
         "CaptureError",
         "CorruptArtifactError",
         "EdgeError",

@@ -5,6 +5,7 @@ EdgeError
 ├── UnsupportedOperatorError      an engine lacks an operator of the program
 ├── QuantizationError             calibration data or quantization settings are unusable
 ├── ParityError                   the compiled model does not compute what the reference computes
+├── BudgetError                   a search found nothing within its latency and size budgets
 ├── ArtifactError                 an artifact cannot be read or written
 │   ├── ManifestVersionError      the manifest is of another format version
 │   ├── CorruptArtifactError      a file is missing, changed, unlisted or unsafe
@@ -70,6 +71,10 @@ class ParityError(EdgeError):
     ) -> None:
         super().__init__(what, expected=expected, got=got, fix=fix)
         self.report = report
+
+
+class BudgetError(EdgeError):
+    """No candidate of a search is within its budgets; the message names the nearest."""
 
 
 class ArtifactError(EdgeError):

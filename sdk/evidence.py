@@ -51,6 +51,8 @@ class Built:
     """None where the files were built in an earlier run."""
     fidelity: Fidelity | None = None
     latency: Latency | None = None
+    key: str | None = None
+    """Its name in the cache of a search."""
 
     @property
     def bytes(self) -> int:

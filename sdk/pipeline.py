@@ -8,10 +8,11 @@ with the reason.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sdk.artifact import Artifact, publish, staging
 from sdk.building import Builder, Settings, check_target
@@ -40,7 +41,7 @@ def compile_model(
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
 ) -> Artifact:
     """Capture `model` with example `inputs`, then build, gate and package it."""
-    with prepared(model, inputs, settings, dynamic=dynamic) as builder:
+    with prepared(model, inputs, settings, dynamic=dynamic, kind=Builder) as builder:
         return package(builder, *choose(builder, *candidates(builder)))
 
 
@@ -51,7 +52,7 @@ def prepared(
     settings: Settings,
     *,
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
-    kind: type[B] | type[Builder] = Builder,
+    kind: type[B],
 ) -> Iterator[B]:
     """A builder of the captured model, in a staging folder beside the output."""
     for module in ("torch", "onnx", "onnxscript", "torchao"):

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from sdk.errors import ArtifactError, EdgeError, EngineError, ParityError
+from sdk.errors import ArtifactError, BudgetError, EdgeError, EngineError, ParityError
 from sdk.extras import installed
 
 __all__ = ["EXIT", "exit_code", "main"]
@@ -15,6 +15,7 @@ __all__ = ["EXIT", "exit_code", "main"]
 # The first row that fits decides. 1: a check failed. 2: the command was used wrongly.
 EXIT: tuple[tuple[type[Exception], int], ...] = (
     (ParityError, 1),
+    (BudgetError, 1),
     (ArtifactError, 1),
     (EngineError, 1),
     (EdgeError, 2),
