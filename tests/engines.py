@@ -62,6 +62,8 @@ ROWS = (
     row("openvino:cpu:fp16"),
     row("openvino:cpu:bf16"),
     row("openvino:cpu:int8"),
+    row("tensorrt:gpu:fp32"),  # int8, bf16, fp8 and int4: test_tensorrt_build.py
+    row("tensorrt:gpu:fp16"),
     row("torch:cpu:fp32"),
     row("torch:cpu:fp16"),
     row("torch:cpu:bf16"),
@@ -72,5 +74,6 @@ ROWS = (
 NAMES = (
     "onnxruntime:cpu:fp32", "onnxruntime:cpu:fp16", "onnxruntime:cpu:int8",
     "openvino:cpu:fp32", "openvino:cpu:fp16", "openvino:cpu:bf16", "openvino:cpu:int8",
+    "tensorrt:gpu:fp32", "tensorrt:gpu:fp16",
     "torch:cpu:fp32", "torch:cpu:fp16", "torch:cpu:bf16", "torch:cpu:int8", "torch:gpu:fp32",
 )  # fmt: skip
