@@ -58,9 +58,17 @@ def prepared(
     for module in ("torch", "onnx", "onnxscript", "torchao"):
         require(module, purpose="Compiling", extra="compile")
     from sdk.compilers.capture import capture, example_feed  # imports torch
+    from sdk.compilers.huggingface import resolve
     from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
+    found = resolve(model, inputs, dynamic, task=settings.task)
+    model, inputs, dynamic = found.model, found.inputs, found.dynamic
+    settings = replace(
+        settings,
+        processor=settings.processor or found.processor,
+        provenance={**found.provenance, **settings.provenance},
+    )
     threads = torch_threads(settings.threads)
     with staging(settings.output, overwrite=settings.overwrite) as folder, threads:
         settings.progress("capture", 0, 1)
