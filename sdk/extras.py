@@ -41,7 +41,8 @@ NOISY = {
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
     "torch.onnx": ("torch.onnx",),
     "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
-    "transformers": ("transformers",),  # slow paths, classes that will go
+    # slow paths, classes that will go; it imports torchao
+    "transformers": ("transformers", "torchao", "torch.utils._pytree"),
 }
 
 

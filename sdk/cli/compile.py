@@ -19,7 +19,11 @@ from sdk.errors import InputError
 
 def compile(
     model: Annotated[
-        str, Argument(help="package.module:callable that returns an nn.Module, or an .onnx file.")
+        str,
+        Argument(
+            help="package.module:callable that returns an nn.Module, an .onnx file, or a Hugging "
+            "Face model folder."
+        ),
     ],
     *,
     target: Annotated[str, Option("--target", "-t", help="engine[:device[:precision]].")],
@@ -31,6 +35,9 @@ def compile(
     shape: Annotated[
         list[str] | None,
         Option(help="Random example input, name=1x3x224x224[:dtype]. Repeat for each input."),
+    ] = None,
+    task: Annotated[
+        str | None, Option(help="Task of a Hugging Face folder, such as text-classification.")
     ] = None,
     dynamic: Annotated[
         list[str] | None,
@@ -69,7 +76,8 @@ def compile(
     """Compile MODEL for a target, check it on the engine, time it, and write the artifact.
 
     Example inputs come from --inputs, else --shape, else example_inputs() of MODEL's module, else
-    the first row of --calibration. Parity with PyTorch is checked on them and on the calibration.
+    the first row of --calibration, else, for a Hugging Face folder, they are made for its task.
+    Parity with PyTorch is checked on them and on the calibration.
 
     Examples:
 
@@ -78,6 +86,7 @@ def compile(
     $ edge compile nets:small --calibration x.npz -t openvino:cpu:int8 -o s.edge
     $ edge compile net.onnx --shape input=1x3x224x224 -t openvino -o net.edge
     $ edge compile net.onnx --inputs x.npz --dynamic x:0=batch:1:1:16 -t torch -o t.edge
+    $ edge compile ./bert-folder --task text-classification -t onnxruntime -o bert.edge
     $ edge compile nets:lm --inputs x.npz -t openvino:cpu:int4 --group-size 64 -o lm.edge
     ```
     """
@@ -91,6 +100,7 @@ def compile(
         inputs=chosen,
         target=target,
         output=output,
+        task=task,
         dynamic=dims or None,
         calibration=[] if rows is None else _batches(rows, inputs.batch_size(chosen, dims)),
         keep_float=keep_float or (),
@@ -121,6 +131,9 @@ def _example(
         return source.example()
     if rows is not None:
         return inputs.cut(rows, 0, 1)
+    if source.is_folder:
+        say("note: random inputs are made for the model's task: parity is checked on them")
+        return None
     raise InputError(
         "There are no example inputs.",
         expected="--inputs file.npz, or --shape name=1x3x224x224 for random ones",

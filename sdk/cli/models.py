@@ -1,4 +1,4 @@
-"""Find the model that the command line names: `package.module:callable` or an .onnx file."""
+"""Find the model that the command line names: `package.module:callable`, a file or a folder."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ class Source:
     model: Any
     example: Callable[[], Any] | None = None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a Hugging Face folder, for which inputs can be made."""
+        return isinstance(self.model, Path) and self.model.is_dir()
+
 
 def find(text: str) -> Source:
     """The model named by `text`; InputError says what is near."""
@@ -39,12 +44,14 @@ def find(text: str) -> Source:
     if path.suffix.lower() == ".onnx":
         _check_file(path)
         return Source(path)
+    if path.is_dir():
+        return Source(path)
     module_name, colon, attribute = text.partition(":")
     named = all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")])
     if not (colon and named) or module_name.endswith(".py"):
         raise InputError(
             f"The model {text!r} is not understood.",
-            expected="package.module:callable, or the path of an .onnx file",
+            expected="package.module:callable, or the path of an .onnx file or of a model folder",
             got=repr(text),
             fix=_rewritten(path, attribute),
         )
