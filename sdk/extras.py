@@ -14,6 +14,7 @@ from sdk.errors import EngineUnavailableError
 # module -> extra of the distribution that installs it
 EXTRA = {
     "accelerate": "recipes",
+    "coremltools": "coreml",
     "cuda": "tensorrt-rtx",
     "jinja2": "report",
     "matplotlib": "report",
@@ -39,6 +40,7 @@ EXTRA = {
 # what is held at errors -> its loggers
 NOISY = {
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
+    "coremltools": ("coremltools",),  # versions of torch and scikit-learn; casts of its own
     "torch.onnx": ("torch.onnx",),
     "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
     # slow paths, classes that will go; it imports torchao
