@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch.fx import Node
 
+from sdk.compilers.onnx_attention import attention
 from sdk.compilers.onnx_rewrites import rewrite
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
@@ -23,9 +24,13 @@ from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import quiet
 
 OPSET = 20
+OPSET_16 = 21  # the first with 16 bits in QuantizeLinear
 IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
 # operator of the program -> its ONNX translation, where torch's own must be replaced
-TRANSLATIONS: dict[Any, Any] = {DEQUANTIZE: dequantize}
+TRANSLATIONS: dict[Any, Any] = {
+    DEQUANTIZE: dequantize,
+    torch.ops.aten.scaled_dot_product_attention.default: attention,
+}
 
 
 def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
@@ -53,11 +58,13 @@ def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
 
 def _translate(program: Program) -> onnx.ModelProto:
     try:
-        with _quiet():
+        # With gradients on, attention whose mask is a parameter (T5, Swin) has other strides in one
+        # pass of torch.onnx than in the one before, and its views fail.
+        with _quiet(), torch.no_grad():
             result = torch.onnx.export(
                 program.exported,
                 dynamo=True,
-                opset_version=BLOCKS if stored_bits(program) else OPSET,
+                opset_version=_opset(program),
                 optimize=True,
                 verbose=False,
                 custom_translation_table=TRANSLATIONS,
@@ -69,6 +76,12 @@ def _translate(program: Program) -> onnx.ModelProto:
     assert isinstance(model, onnx.ModelProto)
     model.ir_version = IR_VERSION
     return model
+
+
+def _opset(program: Program) -> int:
+    if stored_bits(program):
+        return BLOCKS
+    return OPSET_16 if program.precision == "a16w8" else OPSET
 
 
 def _translation_error(error: BaseException, program: Program) -> Exception:
