@@ -18,6 +18,7 @@ EXTRA = {
     "cuda": "tensorrt-rtx",
     "jinja2": "report",
     "matplotlib": "report",
+    "nncf": "nncf",
     "onnx": "compile",
     "onnxruntime": "onnxruntime",
     "onnxruntime_qnn": "qnn",
@@ -41,6 +42,7 @@ EXTRA = {
 NOISY = {
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
     "coremltools": ("coremltools",),  # versions of torch and scikit-learn; casts of its own
+    "nncf": ("nncf",),  # progress, and advice on the number of samples
     "torch.onnx": ("torch.onnx",),
     "torch.export": ("torch.export", "torch.fx.experimental.symbolic_shapes"),
     # slow paths, classes that will go; it imports torchao

@@ -36,7 +36,8 @@ class Tolerance:
 
 # Same numbers, another engine: what rounding at that precision may cost through a deep network.
 # For a quantized program the reference is that program itself, so that in static precisions only
-# ties between steps may differ.
+# ties between steps may differ. Weight-only kernels put activations on an int8 grid of their own:
+# measured 0.006 to 0.015 through 5 to 16 layers of a Llama on ONNX Runtime and OpenVINO.
 TOLERANCE = {
     "fp32": Tolerance(rms=1e-4, worst=1e-3),
     "fp16": Tolerance(rms=2e-2, worst=5e-2),
@@ -44,14 +45,15 @@ TOLERANCE = {
     "int8": Tolerance(rms=1e-1, worst=2e-1),
     "a16w8": Tolerance(rms=2e-2, worst=5e-2),
     "fp8": Tolerance(rms=1e-1, worst=2e-1),
-    "w8": Tolerance(rms=2e-2, worst=5e-2),
-    "int4": Tolerance(rms=2e-2, worst=5e-2),
-    "int2": Tolerance(rms=2e-2, worst=5e-2),
+    "w8": Tolerance(rms=5e-2, worst=1e-1),
+    "int4": Tolerance(rms=5e-2, worst=1e-1),
+    "int2": Tolerance(rms=5e-2, worst=1e-1),
     "pal6": Tolerance(rms=2e-2, worst=5e-2),
     "pal4": Tolerance(rms=2e-2, worst=5e-2),
 }
 
-# Lower precision against the fp32 model, where the caller gives no metric of its own.
+# Lower precision against the fp32 model, where the caller gives no metric of its own. Measured on
+# Llamas: w8 0.01 to 0.02, int4 0.10 to 0.22, int2 by hqq 0.40 on a trained one, 1 on random weights.
 FIDELITY = {
     "fp32": Tolerance(rms=1e-4, worst=1e-3),
     "fp16": Tolerance(rms=2e-2, worst=5e-2),
@@ -59,9 +61,9 @@ FIDELITY = {
     "int8": Tolerance(rms=3e-1, worst=5e-1),
     "a16w8": Tolerance(rms=3e-1, worst=5e-1),
     "fp8": Tolerance(rms=3e-1, worst=5e-1),
-    "w8": Tolerance(rms=1e-1, worst=2e-1),
+    "w8": Tolerance(rms=5e-2, worst=1e-1),
     "int4": Tolerance(rms=3e-1, worst=5e-1),
-    "int2": Tolerance(rms=3e-1, worst=5e-1),
+    "int2": Tolerance(rms=5e-1, worst=8e-1),
     "pal6": Tolerance(rms=1e-1, worst=2e-1),
     "pal4": Tolerance(rms=3e-1, worst=5e-1),
 }
