@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.artifact import Artifact
+from sdk.errors import InputError
 from sdk.model import Model, default_threads, load
 from sdk.parity import ParityReport
 from sdk.processor import Processor
 from sdk.signature import Dim
-from sdk.target import ENGINES, Availability, Target
+from sdk.target import AUTO, ENGINES, Availability, Target
 
 if TYPE_CHECKING:
     from sdk.profiling import Profile
     from sdk.recipes.base import Recipe
+    from sdk.search.result import Search
 
-__all__ = ["compile", "engines", "load", "profile", "recipe", "verify"]
+__all__ = ["compile", "engines", "load", "profile", "recipe", "tune", "verify"]
 
 
 def compile(
@@ -32,6 +34,8 @@ def compile(
     check: Iterable[Any] = (),
     metric: Callable[[Callable[[Any], Any]], float] | None = None,
     max_drop: float | None = None,
+    max_latency_us: float | None = None,
+    max_bytes: int | None = None,
     keep_float: Sequence[str] = (),
     group_size: int | None = None,
     method: str = "rtn",
@@ -51,7 +55,8 @@ def compile(
     inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name. For
         Hugging Face models they may be left out: random ones are made for the model's task, and
         `dynamic` with them.
-    target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`.
+    target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`. The precision `auto`
+        searches all that the device has, as `sdk.tune` does.
     output: a path that ends in `.edge`.
     task: for Hugging Face folders and configurations, one of transformers' pipelines, for example
         `text-classification`; default: the class that the configuration names.
@@ -62,6 +67,7 @@ def compile(
         arrays for the fp32 build and for the requested one; `max_drop` is what it may lose, in its
         own unit.
         Where int8 loses more, the most sensitive layers go back to float until it does not.
+    max_latency_us, max_bytes: budgets of the precision `auto`; see `sdk.tune`.
     keep_float: names of layers that quantization must leave in float.
     group_size: how many weights share a scale, for weight-only int4 and int2; default: 32.
     method: how weight-only precisions round: `rtn` (to nearest), `hqq`, or, with calibration data,
@@ -82,15 +88,18 @@ def compile(
     from sdk.pipeline import compile_model
     from sdk.progress import terminal
 
+    wanted = Target.parse(target)
     with terminal(progress) as report:
         settings = Settings(
-            target=Target.parse(target),
+            target=wanted,
             output=Path(output),
             task=task,
             calibration=calibration,
             check=check,
             metric=metric,
             max_drop=max_drop,
+            max_latency_us=max_latency_us,
+            max_bytes=max_bytes,
             keep_float=tuple(keep_float),
             group_size=group_size,
             method=method,
@@ -102,7 +111,99 @@ def compile(
             provenance=provenance or {},
             progress=report,
         )
+        if wanted.precision == AUTO:
+            from sdk.search.run import search_model
+
+            return search_model(model, inputs, settings, dynamic=dynamic).artifact
         return compile_model(model, inputs, settings, dynamic=dynamic)
+
+
+def tune(
+    model: Any,
+    *,
+    inputs: Any = None,
+    target: str | Target,
+    output: str | Path,
+    task: str | None = None,
+    dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
+    calibration: Iterable[Any] = (),
+    check: Iterable[Any] = (),
+    metric: Callable[[Callable[[Any], Any]], float] | None = None,
+    max_drop: float | None = None,
+    metric_key: str | None = None,
+    max_latency_us: float | None = None,
+    max_bytes: int | None = None,
+    cache: bool | str | Path = True,
+    keep_float: Sequence[str] = (),
+    group_size: int | None = None,
+    method: str = "rtn",
+    processor: Processor | None = None,
+    waive: Sequence[str] = (),
+    fallback: str = "warn",
+    overwrite: bool = False,
+    threads: int | None = None,
+    provenance: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Search:
+    """Search all precisions of a device, and mixtures of them, for the best that passes its gates.
+
+    Tried are the precisions that the engine has for the device and, for static ones, mixtures with
+    the most sensitive layers in float: as few as the budget needs, and those that are faster there.
+    All that pass are timed in one interleaved run, and the fastest is kept; it is therefore not
+    slower than any single precision. What is not described here is as in `sdk.compile`.
+
+    target: `engine[:device]`, or with the precision `auto`.
+    metric, max_drop: the budget of accuracy; without, the error of the outputs is bounded.
+    metric_key: names the metric and its data, such as `top-1 of the validation set, 2026-08`. With
+        it the metric's values are kept in the cache; without, it is called anew for each candidate,
+        since nobody can see from outside whether a function or its data have changed.
+    max_latency_us: the largest median latency. With it the smallest artifact within it is kept that
+        is not slower than fp32, in place of the fastest.
+    max_bytes: the largest size of the engine files.
+    cache: whether, or in which folder, builds are kept so that a search that was interrupted, or is
+        run again, takes them up; default: `$XDG_CACHE_HOME/edge-sdk` or `~/.cache/edge-sdk`.
+
+    Raises BudgetError where nothing is within the budgets, and what `sdk.compile` raises.
+    """
+    from sdk.building import Settings
+    from sdk.progress import terminal
+    from sdk.search.run import search_model
+
+    with terminal(progress) as report:
+        settings = Settings(
+            target=_searched(Target.parse(target)),
+            output=Path(output),
+            task=task,
+            calibration=calibration,
+            check=check,
+            metric=metric,
+            max_drop=max_drop,
+            metric_key=metric_key,
+            max_latency_us=max_latency_us,
+            max_bytes=max_bytes,
+            keep_float=tuple(keep_float),
+            group_size=group_size,
+            method=method,
+            processor=processor,
+            waive=tuple(waive),
+            fallback=fallback,
+            overwrite=overwrite,
+            threads=threads or default_threads(),
+            provenance=provenance or {},
+            progress=report,
+        )
+        return search_model(model, inputs, settings, dynamic=dynamic, cache=cache)
+
+
+def _searched(target: Target) -> Target:
+    """`engine:device` parses as fp32."""
+    if target.precision not in ("fp32", AUTO):
+        raise InputError(
+            f"A search tries all precisions, not {target.precision} alone.",
+            got=str(target),
+            fix=f"use {target.with_precision(AUTO)}, or compile for {target}",
+        )
+    return target.with_precision(AUTO)
 
 
 def engines() -> dict[str, Availability]:

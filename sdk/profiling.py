@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sdk.attribution import Origin, attribute, read_sources
 from sdk.environment import describe
 from sdk.errors import InputError
 from sdk.feeds import batch_of, golden_feed
+from sdk.files import check_suffix, write_whole
 from sdk.footprint import Footprint, measure
 from sdk.model import Model, load
 from sdk.runtimes.session import EngineProfile, Placement, Run, Session
@@ -133,14 +133,14 @@ class Profile:
         from sdk.report import render
         from sdk.trace import dumps
 
-        suffix = _suffix(path, ".html", ".json")
+        suffix = check_suffix(path, ".html", ".json")
         write_whole(Path(path), render(self) if suffix == ".html" else dumps(self.to_json()))
 
     def save_trace(self, path: str | Path) -> None:
         """Write one call as trace events (`.json`), for Perfetto's or Chrome's trace viewer."""
         from sdk.trace import dumps, trace_events
 
-        _suffix(path, ".json")
+        check_suffix(path, ".json")
         write_whole(Path(path), dumps(trace_events(self)))
 
 
@@ -274,29 +274,3 @@ def _doubts(latency: Latency) -> tuple[str, ...]:
         f"The machine was busy: a tenth of the calls took over {latency.p90 / latency.p50:.1f} "
         "times the median. Means, and so the parts of a call, are larger than on a quiet machine.",
     )
-
-
-def _suffix(path: str | Path, *known: str) -> str:
-    suffix = Path(path).suffix
-    if suffix not in known:
-        raise InputError(
-            f"A profile cannot be written to {Path(path).name!r}.",
-            expected=f"a name that ends in {' or '.join(known)}",
-            got=suffix or "no suffix",
-        )
-    return suffix
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside `path` and rename, so that it is there whole or as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written.", got=str(error), fix="choose another path"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
