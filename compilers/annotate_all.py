@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from sdk.compilers.annotate import (
+    ACTIVATION,
     MOVES,
     WEIGHT,
     WEIGHTED,
@@ -46,9 +47,11 @@ VIEWS = {
 }  # fmt: skip
 # One node with a state or statistics inside: the NPU runs it in half precision.
 WHOLE = {
-    aten.lstm.input, aten.gru.input, aten.batch_norm.default, aten.group_norm.default,
-    aten.instance_norm.default, operator.getitem,
+    aten.lstm.input, aten.gru.input, aten.batch_norm.default, aten.instance_norm.default,
+    operator.getitem,
 }  # fmt: skip
+# Of a layer norm, whose bias becomes 32 bits: QNN has it in integers at 8 bits only.
+GAIN = ACTIVATION["int8"]
 SCALARS = {
     aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.add_.Tensor,
     aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor,
@@ -78,6 +81,8 @@ class EveryOperator(IntegerKernels):
         inputs = {source: self.activation for source in floats}
         if node.target in WEIGHTED and is_weight(node.args[1]):
             inputs = {floats[0]: self.activation, node.args[1]: WEIGHT[WEIGHTED[node.target]]}
+        elif node.target is aten.layer_norm.default and len(floats) > 1:
+            inputs = {floats[0]: self.activation, floats[1]: GAIN}
         output: Any = self.activation
         if node.target in VIEWS:
             output = SharedQuantizationSpec((floats[0], node))
@@ -98,6 +103,7 @@ def spread(exported: ExportedProgram) -> GraphModule:
     graph = exported.module(check_guards=False)
     _restore_batch_norms(graph)
     _name_scalars(graph)
+    _fill_tables(graph)
     graph.recompile()
     return graph
 
@@ -134,8 +140,25 @@ def _flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """On rows: with more dimensions ONNX has a product and an addition, quantized apart."""
     if x.dim() == 2:
         return NotImplemented
-    rows = torch.ops.aten.linear.default(x.reshape(-1, x.shape[-1]), weight, bias)
+    rows = aten.linear.default(x.reshape(-1, x.shape[-1]), weight, bias)
     return rows.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    _cudnn: bool = True,
+) -> Tensor:
+    """By instances: ONNX's own operator for it is refused by QNN in another layout than it asks."""
+    parts = x.reshape(x.shape[0], groups, -1)
+    normal = aten.instance_norm.default(parts, None, None, None, None, True, 0.0, eps, False)
+    y = normal.reshape(x.shape)
+    each = (-1, *[1] * (x.dim() - 2))
+    y = y if weight is None else y * weight.reshape(each)
+    return y if bias is None else y + bias.reshape(each)
 
 
 def _unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
@@ -159,6 +182,8 @@ def _chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
 RULES: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
     aten.linear.default: _flat_linear,
+    aten.group_norm.default: _group_norm,
+    aten.silu.default: lambda x: x * torch.sigmoid(x),
     aten.unbind.int: _unbind,
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split_sizes,
@@ -184,12 +209,41 @@ def _restore_batch_norms(graph: GraphModule) -> None:
 
 def _name_scalars(graph: GraphModule) -> None:
     """Numbers in float arithmetic become constants of one element, which can have a grid."""
-    for index, node in enumerate(list(graph.graph.nodes)):
-        if node.target not in SCALARS or not is_float(node) or isinstance(node.args[1], Node):
+    for node in list(graph.graph.nodes):
+        if node.target in SCALARS and is_float(node) and not isinstance(node.args[1], Node):
+            value = torch.tensor([float(node.args[1])])
+            node.args = (node.args[0], _constant(graph, node, value), *node.args[2:])
+
+
+def _fill_tables(graph: GraphModule) -> None:
+    """A table that is added for each of a batch, before a layer norm, gets the batch's shape.
+
+    QNN 2.51 adds and normalises in one step of its own then, which in 16 bits reads other rows of
+    the table than it should (seen on the simulator).
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.add.Tensor or not _is_normed(node):
             continue
-        name, value = f"_scalar_{index}", torch.tensor([float(node.args[1])])
-        graph.register_buffer(name, value)
-        with graph.graph.inserting_before(node):
-            constant = graph.graph.get_attr(name)
-        constant.meta["val"] = value
-        node.args = (node.args[0], constant, *node.args[2:])
+        shape = node.meta["val"].shape
+        for index, source in enumerate(node.args[:2]):
+            if (
+                is_weight(source)
+                and source.meta["val"].dim() > 1
+                and source.meta["val"].shape != shape
+            ):
+                table = operator.attrgetter(source.target)(graph).detach()
+                filled = _constant(graph, node, table.expand(shape).contiguous())
+                node.update_arg(index, filled)
+
+
+def _is_normed(node: Node) -> bool:
+    return any(user.target is aten.layer_norm.default for user in node.users)
+
+
+def _constant(graph: GraphModule, before: Node, value: Tensor) -> Node:
+    name = f"_constant_{before.name}"
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(before):
+        constant: Node = graph.graph.get_attr(name)
+    constant.meta["val"] = value
+    return constant

@@ -11,7 +11,7 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from sdk.signature import Array
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization")
 
 
 def rewrite(graph: GraphProto) -> None:
@@ -176,7 +176,10 @@ class _Wires:
         return [*begins[2:].tolist(), *ends[2:].tolist()]
 
     def product_scale(self, layer: NodeProto) -> Array | None:
-        """Scale of the layer's products, per output channel; None unless both factors are int8."""
+        """Scale of the layer's products; None unless both factors are on a grid.
+
+        Per output channel, where its weight has channels.
+        """
         scales = []
         for name in layer.input[:2]:
             maker = self.maker.get(name)
@@ -184,7 +187,9 @@ class _Wires:
                 return None
             scales.append(self.constants.get(maker.input[1]))
         data, weight = scales
-        if data is None or weight is None or data.size != 1 or weight.ndim != 1:
+        if data is None or weight is None or data.size != 1:
+            return None
+        if weight.ndim != (layer.op_type != "LayerNormalization"):
             return None
         return np.asarray(data * weight, np.float32)  # type: ignore[operator]
 
