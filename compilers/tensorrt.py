@@ -9,6 +9,7 @@ timing cache: the library keeps the calls and does nothing in them.
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from sdk.compilers.program import Build, Program, SourceLine
@@ -118,5 +119,5 @@ def _check_able(name: str, able: tuple[str, ...], target: Target) -> None:
             f"GPUs of compute capability {name} have no {target.precision}.",
             expected=f"one of {', '.join(able)}" if able else "a newer GPU",
             got=name,
-            fix=f"use {target.with_precision('fp16')}",
+            fix=f"use {replace(target, arch=able[0])}" if able else "use fp16",
         )

@@ -45,14 +45,14 @@ class Ports:
         self, context: Any, signature: Signature, cuda: Cuda, stack: contextlib.ExitStack
     ) -> None:
         self._context, self._cuda, self._stack = context, cuda, stack
-        for spec in signature.inputs:
-            self._shape(spec.name, tuple(_largest(dim) for dim in spec.shape))
+        _take_largest(context, signature)
         self.inputs = tuple(self._port(spec, _bytes(spec)) for spec in signature.inputs)
         self.outputs = tuple(self._port(spec, self._bound(spec)) for spec in signature.outputs)
-        self.attach(context)
+        self.attach(context, signature)
 
-    def attach(self, context: Any) -> None:
-        """Let another context of the same engine use these buffers."""
+    def attach(self, context: Any, signature: Signature) -> None:
+        """Let a context of the engine use these buffers."""
+        _take_largest(context, signature)
         for port in (*self.inputs, *self.outputs):
             if not context.set_tensor_address(port.spec.name, port.device):
                 raise EngineError(f"TensorRT refuses the buffer of {port.spec.name!r}.")
@@ -61,13 +61,16 @@ class Ports:
         """Copy the inputs into pinned memory, and tell the context the shapes that vary."""
         for port in self.inputs:
             array = feed[port.spec.name]
-            np.copyto(port.view(array.shape), array)
-            if port.dynamic and not context.set_input_shape(port.spec.name, array.shape):
+            fits = array.nbytes <= port.size  # what is written beyond would be other memory
+            if port.dynamic:
+                fits = fits and context.set_input_shape(port.spec.name, array.shape)
+            if not fits:
                 raise EngineError(
                     f"TensorRT refuses the shape of the input {port.spec.name!r}.",
                     expected=str(port.spec),
                     got=list(array.shape),
                 )
+            np.copyto(port.view(array.shape), array)
 
     def take(self, context: Any, outputs: Mapping[str, Array] | None) -> dict[str, Array]:
         """Copies of the outputs, or the caller's buffers, filled."""
@@ -93,14 +96,6 @@ class Ports:
         ctypes.memset(host, 0, size)
         return Port(spec, host, device, size)
 
-    def _shape(self, name: str, shape: tuple[int, ...]) -> None:
-        if not self._context.set_input_shape(name, shape):
-            raise EngineError(
-                f"The engine does not take its own largest shape of {name!r}.",
-                got=list(shape),
-                fix="compile the artifact again",
-            )
-
     def _bound(self, spec: TensorSpec) -> int:
         """Bytes of the output at the largest inputs."""
         size = int(self._context.get_max_output_size(spec.name))
@@ -110,6 +105,17 @@ class Ports:
                 fix="compile for 'onnxruntime', or return an output of a fixed size",
             )
         return size
+
+
+def _take_largest(context: Any, signature: Signature) -> None:
+    for spec in signature.inputs:
+        shape = tuple(_largest(dim) for dim in spec.shape)
+        if not context.set_input_shape(spec.name, shape):
+            raise EngineError(
+                f"The engine does not take the largest shape of {spec.name!r}.",
+                got=list(shape),
+                fix="compile the artifact again",
+            )
 
 
 def _largest(dim: int | Dim) -> int:

@@ -99,12 +99,12 @@ class TensorRtSession:
         twin = copy.copy(self)
         twin._graph = None
         twin._context = self._engine.create_execution_context()
-        self._ports.attach(twin._context)
+        self._ports.attach(twin._context, self.signature)
         seen = _profiler(self._trt)
         twin._context.profiler = seen
         twin._context.enqueue_emits_profile = True
         with self._events() as (start, end):
-            engine: list[tuple[float | None, float]] = []
+            spans: list[tuple[float | None, float]] = []
             layers: list[dict[str, float]] = []
 
             def timed() -> None:
@@ -114,7 +114,7 @@ class TensorRtSession:
                 self._cuda.synchronize(self._stream)
 
             def collect() -> None:
-                engine.append((None, self._cuda.microseconds(start, end)))
+                spans.append((None, self._cuda.microseconds(start, end)))
                 layers.append(seen.take())
 
             twin._execute = binding = Stopwatch(timed)
@@ -122,7 +122,7 @@ class TensorRtSession:
             call = through(twin) if through else twin.run
             framework = without_engine(call, feed, binding, lambda: self.run(feed))
         return EngineProfile(
-            call_times(calls, binding.spans, engine),
+            call_times(calls, binding.spans, spans),
             self._operators(layers[-runs:]),
             framework,
             NOTES,
@@ -162,12 +162,9 @@ class TensorRtSession:
         self._cuda.begin_capture(self._stream)
         try:
             self._enqueue()
-        except EngineError as error:
-            self._cuda.drop_capture(self._stream)
-            return f"no CUDA graph: {error.what}"
-        try:
             self._graph = self._cuda.end_capture(self._stream)
         except EngineError as error:
+            self._cuda.drop_capture(self._stream)
             return f"no CUDA graph: {error.what}"
         stack.callback(self._cuda.free_graph, self._graph)
         return "in one CUDA graph"
