@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from sdk.compilers.program import Build, Program, owner_of, source_of
+from sdk.compilers.weight_only_graph import packed, stored_bits
 from sdk.errors import UnsupportedOperatorError
 from sdk.target import Target
 
@@ -27,15 +28,15 @@ def compile_program(program: Program, _target: Target, folder: Path) -> Build:
     """Write `program.json` and `weights.safetensors`."""
     exported = program.exported
     nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
-    weights = dict(_weight_names(program))
+    weights, bits = dict(_weight_names(program)), stored_bits(program)
     (output,) = exported.graph.find_nodes(op="output")
     graph = {
         "inputs": list(exported.graph_signature.user_inputs),
-        "weights": weights,
+        "weights": {node: _entry(name, bits) for node, name in weights.items()},
         "nodes": [_node(node) for node in nodes],
         "outputs": _argument(output.args[0]),
     }
-    tensors = {name: _tensor(program, name) for name in weights.values()}
+    tensors = {name: _tensor(program, name, bits.get(name, 8)) for name in weights.values()}
     (folder / "weights.safetensors").write_bytes(save(tensors))
     file = folder / "program.json"
     file.write_text(json.dumps(graph, separators=(",", ":")))
@@ -50,10 +51,17 @@ def _weight_names(program: Program) -> Iterator[tuple[str, str]]:
     yield from signature.inputs_to_lifted_tensor_constants.items()
 
 
-def _tensor(program: Program, name: str) -> Tensor:
+def _entry(name: str, bits: Mapping[str, int]) -> str | list[str | int]:
+    """A tensor's name, and where several of its integers share a byte, their bits."""
+    return [name, bits[name]] if bits.get(name, 8) < 8 else name
+
+
+def _tensor(program: Program, name: str, bits: int) -> Tensor:
     exported = program.exported
     tensor = exported.state_dict.get(name, exported.constants.get(name))
     assert isinstance(tensor, Tensor)
+    if bits < 8:
+        return torch.from_numpy(packed(tensor.numpy() & (1 << bits) - 1, bits))
     return tensor.detach().clone().contiguous()
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sdk.compilers.weight_only_onnx import attribute, is_blocked, packed
+from sdk.compilers.weight_only_graph import packed
+from sdk.compilers.weight_only_onnx import attribute, is_blocked
 from sdk.signature import Array
 
 DOMAIN = "com.microsoft"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # defines the dequantizing operator
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from sdk.compilers.program import Program, source_of
+from sdk.signature import Array
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel_group.default
@@ -152,3 +154,11 @@ def stored_bits(program: Program) -> dict[str, int]:
     buffers = program.exported.graph_signature.inputs_to_buffers
     nodes = program.exported.graph.find_nodes(op="call_function", target=DEQUANTIZE)
     return {buffers[node.args[0].name]: (node.args[4] + 1).bit_length() for node in nodes}
+
+
+def packed(values: Array, bits: int) -> Array:
+    """Unsigned numbers along the last axis, 8 / bits of them in a byte, the first one lowest."""
+    count = 8 // bits
+    parts = values.astype(np.uint8).reshape(*values.shape[:-1], -1, count)
+    shifted = parts << (np.arange(count, dtype=np.uint8) * np.uint8(bits))
+    return np.bitwise_or.reduce(shifted, axis=-1)

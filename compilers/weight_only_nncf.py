@@ -29,6 +29,7 @@ from sdk.extras import quiet, require
 
 BITS = 4
 SILENT = "NNCF_CI"  # set while it is imported, or it would report its use to its makers
+LIMIT = 0.5  # of a weight's relative change; GPTQ changes them by 0.1 to 0.2
 WEIGHTED = ("MatMul", "Gather", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 
 
@@ -50,7 +51,7 @@ def compress_by_data(
             found = _gptq(program, weights, size, feeds)
             for weight in weights:
                 if weight.name in found:
-                    store(graph, weight, _checked(found[weight.name], weight))
+                    store(graph, weight, _near(_checked(found[weight.name], weight), weight))
             return graph
         made = _compress(graph, _tensors(program, feeds), size, _others(graph, weights), method)
     _unwrap(made, weights)
@@ -104,23 +105,38 @@ def _others(graph: GraphModule, weights: list[Weight]) -> list[str]:
 
 
 def _unwrap(graph: GraphModule, weights: list[Weight]) -> None:
-    """Put the program's own operator where NNCF's modules unpack weights, in place."""
+    """Put the program's own operators where NNCF's modules unpack or multiply, in place."""
     owners = {use.layer.name: weight for weight in weights for use in weight.uses}
     for node in [node for node in graph.graph.nodes if node.op == "call_module"]:
         module = graph.get_submodule(str(node.target))
         reader = next((user for user in node.users if user.name in owners), None)
-        if reader is None or not hasattr(module, "compressed_weight_shape"):
-            continue
-        weight = owners[reader.name]
-        groups = _checked(_unpacked(graph, node, module, weight), weight)
         with graph.graph.inserting_before(node):
-            value = dequantized(graph, weight.name.replace(".", "_"), groups, reader)
-            value = turn(graph, value, reader) if weight.turned else value
+            if hasattr(module, "_scale_value"):
+                value = _multiplied(graph, node, module._scale_value)
+            elif reader is not None:
+                value = _dequantized(graph, node, module, owners[reader.name], reader)
+            else:
+                raise TypeError(f"an unknown module {type(module)} of NNCF's at {node.name}")
         node.replace_all_uses_with(value)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
     _check_finite(graph)
+
+
+def _multiplied(graph: GraphModule, node: Node, factor: Tensor) -> Node:
+    """The activation times what AWQ divided the weight behind it by."""
+    name = f"{node.name}_factor"
+    graph.register_buffer(name, factor)
+    return graph.graph.call_function(
+        torch.ops.aten.mul.Tensor, (node.all_input_nodes[0], graph.graph.get_attr(name))
+    )
+
+
+def _dequantized(graph: GraphModule, node: Node, module: Any, weight: Weight, reader: Node) -> Node:
+    groups = _checked(_unpacked(graph, node, module, weight), weight)
+    value = dequantized(graph, weight.name.replace(".", "_"), groups, reader)
+    return turn(graph, value, reader) if weight.turned else value
 
 
 def _unpacked(graph: GraphModule, node: Node, module: Any, weight: Weight) -> Groups:
@@ -140,10 +156,19 @@ def _groups(q: Tensor, scale: Tensor, weight: Weight) -> Groups:
 
 
 def _checked(groups: Groups, weight: Weight) -> Groups:
-    """The groups, with a usable scale where all weights are zero; QuantizationError else."""
+    """The groups; QuantizationError unless all scales are finite and not zero."""
     if bool(torch.isfinite(groups.scale).all()) and bool((groups.scale != 0).all()):
         return groups
     raise _unusable(weight.layers[0])
+
+
+def _near(groups: Groups, weight: Weight) -> Groups:
+    """The groups; QuantizationError where GPTQ saw no data and made zeros of the weight."""
+    parts = groups.q.reshape(*groups.scale.shape, -1) * groups.scale.float().unsqueeze(-1)
+    error = parts.reshape(weight.matrix.shape) - weight.matrix
+    if bool(error.norm() > LIMIT * weight.matrix.norm()):
+        raise _unusable(weight.layers[0])
+    return groups
 
 
 def _check_finite(graph: GraphModule) -> None:
@@ -155,7 +180,7 @@ def _check_finite(graph: GraphModule) -> None:
 
 def _unusable(what: str) -> QuantizationError:
     return QuantizationError(
-        f"The calibration data makes a scale of {what!r} zero or infinite.",
+        f"The calibration data makes a scale of {what!r} zero or infinite, or says nothing of it.",
         expected="finite scales other than zero",
         fix="calibrate on real inputs, or use the methods rtn or hqq, which need none",
     )

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import opset21
 
+from sdk.compilers.weight_only_graph import packed
 from sdk.signature import Array
 
 OPSET = 21  # the first with blocks in DequantizeLinear
@@ -57,14 +58,6 @@ def _int4(name: str, values: Array) -> TensorProto:
     tensor = TensorProto(name=name, data_type=TensorProto.INT4, dims=values.shape)
     tensor.raw_data = packed(values.reshape(-1) & 15, 4).tobytes()
     return tensor
-
-
-def packed(values: Array, bits: int) -> Array:
-    """Unsigned numbers along the last axis, 8 / bits of them in a byte, the first one lowest."""
-    count = 8 // bits
-    parts = values.astype(np.uint8).reshape(*values.shape[:-1], -1, count)
-    shifted = parts << (np.arange(count, dtype=np.uint8) * np.uint8(bits))
-    return np.bitwise_or.reduce(shifted, axis=-1)
 
 
 def _halve(scale: TensorProto) -> bool:

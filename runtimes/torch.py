@@ -136,12 +136,12 @@ class TorchSession:
         self._steps = CLOSED  # before the weights, which a call reads first
         self._weights = {}
 
-    def _load_weights(self, file: Path, names: Mapping[str, str]) -> dict[str, Any]:
+    def _load_weights(self, file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
         safetensors = require("safetensors.torch", purpose="The engine 'torch'")
         failure = require("safetensors", purpose="The engine 'torch'").SafetensorError
         with _usable(file, failure):
             tensors = safetensors.load(file.read_bytes())
-            return {inside: tensors[name].to(self._device) for inside, name in names.items()}
+            return {name: _stored(tensors, of).to(self._device) for name, of in names.items()}
 
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         torch = _torch()
@@ -225,6 +225,20 @@ def _read(file: Path) -> dict[str, Any]:
         if {key: type(value) for key, value in graph.items()} != kinds:
             raise ValueError(f"expected the keys {sorted(kinds)}")
         return dict(graph)
+
+
+def _stored(tensors: Mapping[str, Any], name: Any) -> Any:
+    """A tensor by name; by name and bits, signed integers that share bytes, the first lowest."""
+    if isinstance(name, str):
+        return tensors[name]
+    name, bits = name
+    if bits not in (2, 4):
+        raise ValueError(f"integers of {bits} bits")
+    torch = _torch()
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    parts = tensors[name].unsqueeze(-1) >> shifts & (1 << bits) - 1
+    values = parts.flatten(-2).to(torch.int8)
+    return torch.where(values < 1 << bits - 1, values, values - (1 << bits))
 
 
 def _check_counts(graph: Mapping[str, Any], signature: Signature) -> None:
