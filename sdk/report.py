@@ -34,27 +34,34 @@ class Bar:
 
 def render(profile: Profile) -> str:
     """The report. EngineUnavailableError where jinja2 is not installed."""
+    return fill_template(
+        "report.html.j2",
+        profile=profile,
+        histogram=histogram(profile.walls),
+        warmup=_warmup(profile.footprint.calls),
+        parts=_parts(profile),
+        top=_bars(sorted(profile.operators, key=lambda row: -row.microseconds)[:TOP]),
+        modules=module_tree(profile.operators),
+        kinds=_kinds(profile.operators),
+        placement=_placement(profile),
+        memory=_memory(profile),
+    )
+
+
+def fill_template(name: str, **values: Any) -> str:
+    """A template of the package, by its path in it; EngineUnavailableError without jinja2."""
     jinja2 = require("jinja2", purpose="The HTML report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(
+            lambda path: files("sdk").joinpath(path).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(us=show_time, size=show_size, percent=show_percent)
-    template = environment.from_string(
-        files("sdk").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return str(
-        template.render(
-            profile=profile,
-            histogram=histogram(profile.walls),
-            warmup=_warmup(profile.footprint.calls),
-            parts=_parts(profile),
-            top=_bars(sorted(profile.operators, key=lambda row: -row.microseconds)[:TOP]),
-            modules=module_tree(profile.operators),
-            kinds=_kinds(profile.operators),
-            placement=_placement(profile),
-            memory=_memory(profile),
-        )
-    )
+    return str(environment.get_template(name).render(**values))
 
 
 def show_time(microseconds: float) -> str:

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from sdk.cli import EXIT, compile, demo, doctor, inspect, predict, profile, recipe, verify
+from sdk.cli import EXIT, compile, demo, doctor, inspect, predict, profile, recipe, tune, verify
 from sdk.cli.output import verb
 
-VERBS = (doctor.doctor, compile.compile, verify.verify, inspect.inspect, predict.predict,
+VERBS = (doctor.doctor, compile.compile, tune.tune, verify.verify, inspect.inspect, predict.predict,
          profile.profile, demo.demo)  # fmt: skip
 FAILED, MISUSED = (", ".join(kind.__name__ for kind, c in EXIT if c == code) for code in (1, 2))
 EXIT_CODES = (
     "Exit codes: 0, it holds. "
     f"1, a check failed: {FAILED}, or a verb that checks says no. "
-    f"2, used wrongly: any other {MISUSED}, or an unknown verb or option."
+    f"2, used wrongly: any other {MISUSED}, or an unknown verb or option. 130, interrupted."
 )
 
 app = typer.Typer(

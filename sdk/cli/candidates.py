@@ -62,6 +62,8 @@ def _metric(manifest: Manifest, candidate: Candidate) -> float | None:
     """The caller's metric: its own for a lower precision, the reference of its sibling for fp32."""
     if candidate.fidelity is not None:
         return candidate.fidelity.measured
+    if Target.parse(candidate.target).precision != "fp32":
+        return None  # there is no build
     siblings: Iterator[Fidelity | None] = (other.fidelity for other in manifest.candidates)
     return next((fidelity.reference for fidelity in siblings if fidelity is not None), None)
 
@@ -69,7 +71,7 @@ def _metric(manifest: Manifest, candidate: Candidate) -> float | None:
 def _cells(row: dict[str, Any]) -> Iterator[str]:
     yield row["engine"] if row["device"] == "cpu" else f"{row['engine']}:{row['device']}"
     yield " ".join([row["precision"], *row["settings"].values()])
-    yield size(row["bytes"])
+    yield size(row["bytes"]) if row["bytes"] else ""
     yield "" if row["p50"] is None else duration(row["p50"])
     for ratio in (row["speedup"], row["speed_against_eager"]):
         yield "" if ratio is None else f"{ratio:.2f}x"

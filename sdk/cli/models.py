@@ -59,6 +59,23 @@ def find(text: str) -> Source:
     return Source(_model(module, attribute), _example(module))
 
 
+def find_metric(text: str) -> Callable[[Any], Any]:
+    """The function `package.module:name`; what it raises becomes an InputError with its line."""
+    module_name, colon, attribute = text.partition(":")
+    if not (module_name and colon and attribute):
+        raise InputError(
+            f"The metric {text!r} is not understood.", expected="package.module:function"
+        )
+    metric = _resolve(_import(module_name), attribute)
+
+    def call(predict: Any) -> Any:
+        with _user_code(f"The metric {text} failed."):
+            return metric(predict)
+
+    call.__name__ = attribute
+    return call
+
+
 def _check_file(path: Path) -> None:
     if path.is_file():
         return

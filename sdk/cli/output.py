@@ -26,6 +26,7 @@ from sdk.structure import to_json
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 PIPE_WIDTH = 200
 LOG_SECONDS = 10.0
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,13 @@ def verb(function: Callable[..., Answer]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, as_json: bool, **options: Any) -> None:
-        with _reserved_stdout(as_json):
-            answer = function(**options)
+        try:
+            with _reserved_stdout(as_json):
+                answer = function(**options)
+        except KeyboardInterrupt as stop:
+            for note in getattr(stop, "__notes__", ["Interrupted."]):
+                say(note)
+            raise typer.Exit(INTERRUPTED) from stop
         if as_json:
             print(json.dumps(to_json(answer.document), indent=1, ensure_ascii=False))
         else:

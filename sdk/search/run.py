@@ -129,6 +129,7 @@ class Tuner:
         quantized = [layer for layer in ranked if layer not in in_float]
         slow = slower_than_float(quantized, self.times["fp32"], self.times[precision])
         if slow and len(slow) < len(quantized):
+            self.progress.total += 1
             self._try(precision, [layer for layer in ranked if layer in {*in_float, *slow}])
 
     def _try(self, precision: str, layers: Sequence[str] = ()) -> Built | None:

@@ -17,7 +17,13 @@ ROOMS = {
     "recipes": "sdk/recipes",
     "apps": "sdk/apps",
 }
-DATA = {"sdk/manifest.schema.json", "sdk/py.typed", "sdk/report.html.j2"}
+DATA = {
+    "sdk/base.html.j2",
+    "sdk/manifest.schema.json",
+    "sdk/py.typed",
+    "sdk/report.html.j2",
+    "sdk/search/search.html.j2",
+}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
 
