@@ -37,9 +37,10 @@ with quiet("torchao"):
         SharedQuantizationSpec,
     )
 
-# What is added to the scores that attention must not see: exp(-32) is nothing, and infinity, or the
-# least float, would leave no step of the grid for the scores themselves.
+# What stands for minus infinity, or the least float, where scores are masked: exp(-32) is nothing,
+# and a grid that reaches to infinity has no step left for the scores themselves.
 MASKED = -32.0
+LARGEST = 65504.0  # of half precision; no activation is beyond it, a mask is
 VIEWS = {
     *MOVES, aten._unsafe_view.default, aten.clone.default, aten.select.int, aten.slice.Tensor,
     aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.expand.default,
@@ -102,6 +103,7 @@ def spread(exported: ExportedProgram) -> GraphModule:
         exported = exported.run_decompositions(dict(RULES))
     graph = exported.module(check_guards=False)
     _restore_batch_norms(graph)
+    _bound_masks(graph)
     _name_scalars(graph)
     _fill_tables(graph)
     graph.recompile()
@@ -210,9 +212,29 @@ def _restore_batch_norms(graph: GraphModule) -> None:
 def _name_scalars(graph: GraphModule) -> None:
     """Numbers in float arithmetic become constants of one element, which can have a grid."""
     for node in list(graph.graph.nodes):
-        if node.target in SCALARS and is_float(node) and not isinstance(node.args[1], Node):
-            value = torch.tensor([float(node.args[1])])
+        if not is_float(node):
+            continue
+        if node.target in SCALARS and not isinstance(node.args[1], Node):
+            value = _bounded(torch.tensor([float(node.args[1])]))
             node.args = (node.args[0], _constant(graph, node, value), *node.args[2:])
+        elif node.target is aten.masked_fill.Scalar:
+            x, mask, number = node.args
+            value = _bounded(torch.tensor([float(number)]))
+            node.target, node.args = aten.where.self, (mask, _constant(graph, node, value), x)
+
+
+def _bound_masks(graph: GraphModule) -> None:
+    """Constants that hold infinities or the least float hold `MASKED` there instead."""
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr" or not is_float(node):
+            continue
+        value = operator.attrgetter(node.target)(graph).detach()
+        if bool((value.abs() > LARGEST).any()):
+            node.replace_all_uses_with(_constant(graph, node, _bounded(value)))
+
+
+def _bounded(value: Tensor) -> Tensor:
+    return torch.where(value.abs() > LARGEST, value.sign() * abs(MASKED), value)
 
 
 def _fill_tables(graph: GraphModule) -> None:
@@ -241,7 +263,7 @@ def _is_normed(node: Node) -> bool:
 
 
 def _constant(graph: GraphModule, before: Node, value: Tensor) -> Node:
-    name = f"_constant_{before.name}"
+    name = f"_constant_{len(graph._buffers)}_{before.name}"
     graph.register_buffer(name, value)
     with graph.graph.inserting_before(before):
         constant: Node = graph.graph.get_attr(name)
