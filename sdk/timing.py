@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -59,18 +60,20 @@ def sample(
 ) -> dict[str, list[float]]:
     """Time several calls in turn, so that a slow moment of the machine hits all of them.
 
-    Stops after `runs` rounds or after `budget` seconds, but never before 5 rounds. The order turns
-    with each round, so that no call always follows the same other one. Returns microseconds.
+    Stops after `runs` rounds or after `budget` seconds, but never before 5 rounds. Each round has
+    an order of its own: threads of one call may spin on into the next, so that a call which always
+    followed the same other one would pay for it. Returns microseconds, round by round.
     """
     for call in calls.values():
         _spin(call, warmup, budget / 10)
-    order = list(calls)
+    order, shuffle = list(calls), random.Random(0).shuffle
     samples: dict[str, list[float]] = {name: [] for name in order}
     end = time.perf_counter() + budget
     for done in range(runs):
         if done >= 5 and time.perf_counter() > end:
             break
-        for name in order[done % len(order) :] + order[: done % len(order)]:
+        shuffle(order)
+        for name in order:
             start = time.perf_counter_ns()
             calls[name]()
             samples[name].append((time.perf_counter_ns() - start) / 1e3)
