@@ -27,6 +27,7 @@ from sdk.compilers.dims import (
     without_fixed,
 )
 from sdk.compilers.program import Feed, Program, _is_library
+from sdk.compilers.states import Buffers
 from sdk.errors import CaptureError, InputError
 from sdk.extras import quiet
 from sdk.signature import DTYPES, Array
@@ -143,7 +144,8 @@ def _capture_module(
         raise InputError("Compiling a module needs example inputs.", fix="pass inputs=tensor")
     check_dynamic(feed, dynamic)
     with _evaluating(module):
-        outputs = _try_run(module, feed, names)
+        with Buffers(module).kept():
+            outputs = _try_run(module, feed, names)
         plain = _contiguous(module)
         exported = _export(plain, widen(feed, dynamic), dynamic, names)
         if isinstance(dynamic, Proposed):
@@ -220,9 +222,10 @@ def _eager(
     module: nn.Module, names: list[str], output_names: list[str]
 ) -> Callable[[Feed], dict[str, Array]]:
     """The module itself, in eval mode, as a function of a feed."""
+    buffers = Buffers(module)
 
     def reference(feed: Feed) -> dict[str, Array]:
-        with _evaluating(module):
+        with _evaluating(module), buffers.kept():
             values = [value for _, value in _run(module, feed, names)]
         return dict(zip(output_names, values, strict=True))
 
@@ -269,7 +272,8 @@ def name_outputs(result: Any) -> list[tuple[str, Array]]:
             fix="wrap the model in a module that returns tensors only",
         )
     return [
-        (_output_name(path, index, len(tensors)), tensor.detach().cpu().numpy())
+        # a copy: the tensor may be a buffer that the next run writes to
+        (_output_name(path, index, len(tensors)), tensor.detach().cpu().numpy().copy())
         for index, (path, tensor) in enumerate(tensors)
     ]
 
@@ -306,10 +310,11 @@ def eager_exported(
     module: nn.Module, names: list[str], output_names: list[str]
 ) -> Callable[[Feed], dict[str, Array]]:
     """An exported module, which takes all its inputs by position, as a function of a feed."""
+    buffers = Buffers(module)
 
     def reference(feed: Feed) -> dict[str, Array]:
         tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in names]
-        with torch.no_grad():
+        with torch.no_grad(), buffers.kept():
             values = [value for _, value in name_outputs(module(*tensors))]
         return dict(zip(output_names, values, strict=True))
 

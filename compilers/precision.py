@@ -38,6 +38,17 @@ def to_precision(
         from sdk.compilers.quantize import quantize
 
         return quantize(program, calibration, keep_float=keep_float, step=step, **_static(target))
+    if precision.startswith("pal"):
+        from sdk.compilers.palettes import palettize
+
+        return palettize(
+            program,
+            precision,
+            group_size=group_size,
+            method=method,
+            keep_float=keep_float,
+            step=step,
+        )
     from sdk.compilers.weight_only import compress
 
     return compress(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -39,7 +40,8 @@ def convert(program: Program, target: Target, *, half: bool) -> Converted:
     """`program` as an `mlprogram`, computing in fp16 if `half`."""
     deployment = deployment_of(target)
     check_borders(program)
-    exported = prepare(program.exported)
+    exported = _prepared(program.exported)
+    check_states(exported)
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
     for index, node in enumerate(calls):
         node.meta["debug_handle"] = index
@@ -72,6 +74,29 @@ def check_borders(program: Program) -> None:
                     got=str(spec),
                     fix="convert it in the model, for example with x.float()",
                 )
+
+
+def check_states(exported: ExportedProgram) -> None:
+    """Raise InputError for states that Core ML has not: it has fp16, and zeros to begin with."""
+    for name in exported.graph_signature.buffers_to_mutate.values():
+        buffer = exported.state_dict.get(name, exported.constants.get(name))
+        assert isinstance(buffer, torch.Tensor)
+        if not buffer.is_floating_point() or bool(buffer.count_nonzero()):
+            raise InputError(
+                f"The buffer {name!r}, which the model writes to, cannot be a Core ML state.",
+                expected="floats that are zero at first",
+                got=f"{buffer.dtype}, {int(buffer.count_nonzero())} values that are not zero",
+                fix="make it an input and an output of the model",
+            )
+
+
+def _prepared(exported: ExportedProgram) -> ExportedProgram:
+    try:
+        with hushed():
+            return prepare(exported)
+    except FAILURES as error:
+        text = f"{type(error).__name__}: {error}"[:500]
+        raise EngineError(f"torch could not take the program apart for Core ML: {text}") from error
 
 
 def _convert(

@@ -120,7 +120,13 @@ class _Reader:
 
     def _unpack(self, operation: Any) -> None:
         """A compressed constant; coremltools itself unpacks it."""
-        values = operation.materialized_val_inference()
+        if operation.op_type == "constexpr_lut_to_dense" and operation.lut.val is None:
+            # it does not look through a palette that is compressed itself
+            palette, axis = self.constants[operation.lut.name].numpy(), operation.vector_axis
+            axis = None if axis is None else axis.val
+            values = operation.decompress(operation.indices.val, palette, axis)
+        else:
+            values = operation.materialized_val_inference()
         several = values if isinstance(values, (tuple, list)) else (values,)
         for var, value in zip(operation.outputs, several, strict=True):
             self._keep(var, value)

@@ -16,6 +16,7 @@ from torch._decomp import core_aten_decompositions, decomposition_table
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from sdk.compilers.mil.frontend import is_translated
 from sdk.compilers.mil.keywords import insert, spell_out
@@ -37,6 +38,7 @@ def prepare(exported: ExportedProgram) -> ExportedProgram:
     program = copy.copy(program)
     spell_out(program)
     _drop_checks(program)
+    _free_words(program)
     _read_inputs_as_int32(program)
     _shape_outputs(program)
     program.graph_module.recompile()
@@ -97,6 +99,15 @@ def _drop_checks(program: ExportedProgram) -> None:
             program.graph.erase_node(node)
 
 
+def _free_words(program: ExportedProgram) -> None:
+    """No operator has the name of a text argument: coremltools would take it for the argument."""
+    arguments = (leaf for node in _calls(program) for leaf in tree_leaves((node.args, node.kwargs)))
+    words = {leaf for leaf in arguments if isinstance(leaf, str)}
+    for node in _calls(program):
+        if node.name in words:
+            node._rename(f"value_of_{node.name}")
+
+
 def _read_inputs_as_int32(program: ExportedProgram) -> None:
     """Flags and small whole numbers come in as int32 and are cast to what the program reads."""
     inputs = set(program.graph_signature.user_inputs)
@@ -125,7 +136,10 @@ def _shape_outputs(program: ExportedProgram) -> None:
     results = list(output.args[0])
     taken: set[Node] = set()
     for index, (spec, node) in enumerate(zip(specs, results, strict=True)):
-        if spec.kind.name != "USER_OUTPUT" or not isinstance(node, Node):
+        if not isinstance(node, Node):
+            continue
+        if spec.kind.name != "USER_OUTPUT":
+            spec.arg.name = node.name
             continue
         fresh = _presentable(node, output)
         if fresh in taken or fresh.op == "placeholder":

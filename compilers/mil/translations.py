@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from coremltools.converters.mil import Builder as mb  # noqa: N813
-from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
+from coremltools.converters.mil.frontend.torch.ops import _get_inputs
 from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
@@ -24,11 +24,17 @@ def same_value(context: Any, node: Any) -> None:
 @register_torch_op(override=True)
 def gelu(context: Any, node: Any) -> None:
     """Exact, or by tanh where the keyword says so: coremltools only reads a second argument."""
-    x, *rest = _get_inputs(context, node)
-    (named,) = _get_kwinputs(context, node, "approximate", default=rest or ["none"])
-    text = named if isinstance(named, str) else named.val
-    mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[text]
+    (x,) = _get_inputs(context, node, expected=1)
+    (named,) = (node.kwinputs or {}).get("approximate", ("none",))
+    mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[named]
     context.add(mb.gelu(x=x, mode=mode, name=node.name))
+
+
+@register_torch_op(override=True)
+def embedding(context: Any, node: Any) -> None:
+    """Rows of a table, without int32 arithmetic for negative indices, which it never has."""
+    table, indices = _get_inputs(context, node)[:2]
+    context.add(mb.gather(x=table, indices=indices, axis=0, name=node.name))
 
 
 @register_torch_op(override=True)
