@@ -23,6 +23,8 @@ class Engine:
 
     target: Target
     xfail: Mapping[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    """The cases that say something at this precision; none means all."""
 
     def __str__(self) -> str:
         return str(self.target)
@@ -49,31 +51,50 @@ class Engine:
         pytest.skip(f"{self}: {reason}")
 
 
-def row(target: str, **xfail: str) -> Engine:
+def row(target: str, only: tuple[str, ...] = (), **xfail: str) -> Engine:
     """A row; keywords are cases that fail on it, with the reason."""
-    return Engine(Target.parse(target), xfail)
+    return Engine(Target.parse(target), xfail, only)
 
+
+# Cases with linear or embedding layers. Theirs are too narrow for groups: int4 and int2 are tried
+# in test_weight_only.py.
+LINEAR = ("attention", "tied_weights", "conv1d")
+
+
+FIXED = "the NPU runs fixed shapes only"
+DYNAMIC = {
+    name: FIXED for name in ("mlp", "attention", "tied_weights", "echo", "scalar", "buffers")
+}
 
 ROWS = (
     row("onnxruntime:cpu:fp32"),
     row("onnxruntime:cpu:fp16"),
     row("onnxruntime:cpu:int8"),
+    row("onnxruntime:cpu:w8", LINEAR),
+    row("onnxruntime:npu:fp16", **DYNAMIC),
+    row("onnxruntime:npu:int8", **DYNAMIC),
+    row("onnxruntime:npu:a16w8", **DYNAMIC),
     row("openvino:cpu:fp32"),
     row("openvino:cpu:fp16"),
     row("openvino:cpu:bf16"),
     row("openvino:cpu:int8"),
+    row("openvino:cpu:w8", LINEAR),
     row("tensorrt:gpu:fp32"),  # int8, bf16, fp8 and int4: test_tensorrt_build.py
     row("tensorrt:gpu:fp16"),
     row("torch:cpu:fp32"),
     row("torch:cpu:fp16"),
     row("torch:cpu:bf16"),
     row("torch:cpu:int8"),
+    row("torch:cpu:w8", LINEAR),
     row("torch:gpu:fp32"),
 )
 
 NAMES = (
-    "onnxruntime:cpu:fp32", "onnxruntime:cpu:fp16", "onnxruntime:cpu:int8",
+    "onnxruntime:cpu:fp32", "onnxruntime:cpu:fp16", "onnxruntime:cpu:int8", "onnxruntime:cpu:w8",
+    "onnxruntime:npu:fp16", "onnxruntime:npu:int8", "onnxruntime:npu:a16w8",
     "openvino:cpu:fp32", "openvino:cpu:fp16", "openvino:cpu:bf16", "openvino:cpu:int8",
+    "openvino:cpu:w8",
     "tensorrt:gpu:fp32", "tensorrt:gpu:fp16",
-    "torch:cpu:fp32", "torch:cpu:fp16", "torch:cpu:bf16", "torch:cpu:int8", "torch:gpu:fp32",
+    "torch:cpu:fp32", "torch:cpu:fp16", "torch:cpu:bf16", "torch:cpu:int8", "torch:cpu:w8",
+    "torch:gpu:fp32",
 )  # fmt: skip
