@@ -113,9 +113,12 @@ def choose(
 
 
 def time_builds(
-    builder: Builder, builts: list[Built], seconds: float = TIMING_SECONDS
+    builder: Builder, builts: list[Built], *, runs: int = 100, seconds: float = TIMING_SECONDS
 ) -> Latency | None:
-    """Give each build that runs on its engine a latency, all of one run; return PyTorch's."""
+    """Give each build that runs on its engine a latency, all of one run; return PyTorch's.
+
+    At most `runs` calls of each, and about `seconds` in all.
+    """
     feed = builder.feeds[0]
     timed: dict[str, Built] = {}
     for built in builts:
@@ -126,7 +129,7 @@ def time_builds(
         return None
     calls = {name: _caller(built.session.run, feed) for name, built in timed.items()}
     calls[EAGER] = _caller(builder.program.reference, feed)
-    latencies = interleave(calls, budget=seconds)
+    latencies = interleave(calls, runs=runs, budget=seconds)
     eager = latencies.pop(EAGER)
     for name, latency in latencies.items():
         timed[name].latency = latency

@@ -34,7 +34,7 @@ from sdk.target import FLOATS, STATIC, WEIGHT_ONLY, Target
 
 # What one precision may fail with; the search goes on with the others.
 REFUSALS = (QuantizationError, UnsupportedOperatorError, ParityError, EngineError)
-SECONDS_EACH = 4.0  # of the interleaved run, for each finalist
+SECONDS_EACH, RUNS = 4.0, 1000  # of the interleaved run, for each finalist
 
 
 @dataclass
@@ -196,7 +196,8 @@ def _conclude(tuner: Tuner, start: float) -> Search:
         raise _nothing_passed(tuner)
     tuner.progress.label = f"{len(finalists)} finalists"
     tuner.progress("time them in turns", 0, 1)
-    eager = time_builds(builder, finalists, SECONDS_EACH * (len(finalists) + 1))
+    seconds = SECONDS_EACH * (len(finalists) + 1)
+    eager = time_builds(builder, finalists, runs=RUNS, seconds=seconds)
     budget = Budget(latency_us=settings.max_latency_us, bytes=settings.max_bytes)
     kept = choose(finalists, tuner.baseline, budget)
     verdicts = Verdicts(finalists, tuner.baseline, kept, budget, tuner.times)

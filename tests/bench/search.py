@@ -1,7 +1,8 @@
 """What `auto` finds on two real networks: wall time, candidates, and ratios to single precisions.
 
     python tests/bench/search.py --data FOLDER [--run RUN] [--engines onnxruntime openvino]
-        [--networks mobilenet_v2 cifar10] [--report FOLDER] [--json]
+        [--networks mobilenet_v2 cifar10] [--threads N] [--report FOLDER]
+        [--json]
 
 - `mobilenet_v2`: the public ONNX file and sample images that `mobilenet_v2.py` describes; the
   budget is 97 % agreement with fp32 on the images that do not calibrate.
@@ -115,7 +116,7 @@ def cifar10(data: Path, run: Path | None) -> Network:
 NETWORKS = {"mobilenet_v2": mobilenet_v2, "cifar10": cifar10}
 
 
-def options_of(network: Network) -> dict[str, Any]:
+def options_of(network: Network, threads: int | None) -> dict[str, Any]:
     """What a search and a compile of one precision have in common."""
     return {
         "inputs": network.example,
@@ -123,6 +124,7 @@ def options_of(network: Network) -> dict[str, Any]:
         "check": network.check,
         "metric": network.metric(),
         "max_drop": network.max_drop,
+        "threads": threads,
         "progress": tell(),
     }
 
@@ -140,7 +142,9 @@ def tell() -> Callable[[str, int, int], None]:
     return report
 
 
-def singles(network: Network, engine: str, folder: Path) -> Iterator[tuple[str, sdk.Artifact]]:
+def singles(
+    network: Network, engine: str, folder: Path, threads: int | None
+) -> Iterator[tuple[str, sdk.Artifact]]:
     """Each single precision that passes its gates, compiled by itself."""
     for precision in sdk.engines()[engine].devices["cpu"].precisions:
         if precision not in ("fp32", "fp16", "bf16", "int8"):
@@ -153,17 +157,19 @@ def singles(network: Network, engine: str, folder: Path) -> Iterator[tuple[str, 
                     target=f"{engine}:cpu:{precision}",
                     output=folder / f"{engine}-{precision}.edge",
                     waive=["slower"],
-                    **options_of(network),
+                    **options_of(network, threads),
                 ),
             )
         except sdk.ParityError as error:
             print(f"{precision} alone is refused: {error.what}", file=sys.stderr)
 
 
-def ratios(kept: sdk.Artifact, others: dict[str, sdk.Artifact], feed: Any) -> dict[str, Any]:
+def ratios(
+    kept: sdk.Artifact, others: dict[str, sdk.Artifact], feed: Any, threads: int | None
+) -> dict[str, Any]:
     """Kept over each other one: quartiles of the ratios, round by round."""
-    models = {name: sdk.load(artifact.path) for name, artifact in others.items()}
-    models["auto"] = sdk.load(kept.path)
+    models = {name: sdk.load(artifact.path, threads=threads) for name, artifact in others.items()}
+    models["auto"] = sdk.load(kept.path, threads=threads)
     calls = {name: (lambda model=model: model.predict(feed)) for name, model in models.items()}
     times = {k: np.array(v) for k, v in sample(calls, runs=2000, budget=SECONDS).items()}
     for model in models.values():
@@ -176,7 +182,9 @@ def ratios(kept: sdk.Artifact, others: dict[str, sdk.Artifact], feed: Any) -> di
     return found
 
 
-def tuned(name: str, network: Network, engine: str, folder: Path, report: Path | None) -> Any:
+def tuned(
+    name: str, network: Network, engine: str, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
     """One search and the run against the single precisions."""
     start = time.monotonic()
     search = sdk.tune(
@@ -184,12 +192,12 @@ def tuned(name: str, network: Network, engine: str, folder: Path, report: Path |
         target=f"{engine}:cpu:auto",
         output=folder / f"{engine}.edge",
         cache=False,
-        **options_of(network),
+        **options_of(network, options.threads),
     )
     seconds = time.monotonic() - start
-    if report is not None:
-        search.save(report / f"{name}-{engine}.html")
-    others = dict(singles(network, engine, folder))
+    if options.report is not None:
+        search.save(options.report / f"{name}-{engine}.html")
+    others = dict(singles(network, engine, folder, options.threads))
     kept = search.artifact.manifest.kept
     row = {
         "network": name,
@@ -197,7 +205,7 @@ def tuned(name: str, network: Network, engine: str, folder: Path, report: Path |
         "seconds": seconds,
         "kept": kept.target,
         "float_layers": kept.float_layers,
-        "ratios": ratios(search.artifact, others, network.example),
+        "ratios": ratios(search.artifact, others, network.example, options.threads),
         "search": search.to_json(),
     }
     row["holds"] = holds(row, network.max_drop)
@@ -238,6 +246,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--engines", nargs="*", default=["onnxruntime", "openvino"])
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--report", type=Path)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -246,7 +255,7 @@ def main() -> int:
         network = NETWORKS[name](arguments.data, arguments.run)
         for engine in arguments.engines:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(tuned(name, network, engine, Path(folder), arguments.report))
+                rows.append(tuned(name, network, engine, Path(folder), arguments))
             if not arguments.json:
                 print(table(rows[-1]), flush=True)
     if arguments.json:
