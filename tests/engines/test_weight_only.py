@@ -283,3 +283,37 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     with torch.no_grad():
         model[0].weight[1, 2] = torch.inf
     refuse("int4", "NaN or infinite", program=capture(model, {"input": torch.zeros(1, 32)}))
+
+
+def test_a_compile_writes_the_metric_before_and_after(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, feeds = Decoder().eval(), batches(6)
+    with torch.no_grad():
+        best = [model(torch.from_numpy(feed["ids"])).argmax(-1).numpy() for feed in feeds]
+
+    def agreement(predict: Any) -> float:
+        same = [predict(f["ids"]).argmax(-1) == b for f, b in zip(feeds, best, strict=True)]
+        return float(np.mean([np.mean(part) for part in same]))
+
+    artifact = sdk.compile(
+        model,
+        inputs=feeds[0],
+        target="onnxruntime:cpu:int4",
+        output=tmp_path / "decoder.edge",
+        dynamic={"ids": {1: LENGTH}},
+        metric=agreement,
+        max_drop=0.5,
+        method="hqq",
+        group_size=16,
+        waive=["slower"],
+        threads=1,
+    )
+    kept = artifact.manifest.kept
+    assert kept.target == "onnxruntime:cpu:int4"
+    assert kept.settings == {"method": "hqq", "group_size": "16"}
+    assert kept.fidelity is not None
+    assert (kept.fidelity.metric, kept.fidelity.reference) == ("agreement", 1.0)
+    assert kept.fidelity.measured is not None
+    assert 0.5 <= kept.fidelity.measured <= 1.0
+    with sdk.load(artifact.path) as loaded:
+        assert loaded.predict(feeds[1])["output"].shape == (*feeds[1]["ids"].shape, 40)
