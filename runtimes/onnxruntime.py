@@ -189,6 +189,8 @@ def mapped_errors() -> Iterator[None]:
         yield
     except _failures() as error:
         text = str(error)
+        if npu.CONTEXT in text and "not compatible with any execution provider" in text:
+            raise npu.no_stand_in() from error
         if "NOT_IMPLEMENTED" in text or "is not a registered function/op" in text:
             raise UnsupportedOperatorError(
                 "ONNX Runtime has no kernel for an operator of this model.",

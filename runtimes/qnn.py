@@ -44,12 +44,7 @@ def check_requires(requires: Mapping[str, str]) -> None:
         return
     lacking = qnn.missing()
     if lacking is not None:
-        raise EngineUnavailableError(
-            f"The artifact holds a context binary for the NPU of {requires['soc']}; only QNN runs "
-            "it, and no CPU can stand in.",
-            got=lacking[0],
-            fix=f"{lacking[1]}, or compile for 'onnxruntime:npu' without a chip",
-        )
+        raise no_stand_in(*lacking)
     here = qnn.sdk_version()
     if _numbers(here) < _numbers(requires["qnn"]):
         raise EngineUnavailableError(
@@ -59,6 +54,17 @@ def check_requires(requires: Mapping[str, str]) -> None:
             fix="pip install -U onnxruntime-qnn, or compile with this machine's version",
         )
     _check_soc(requires)
+
+
+def no_stand_in(
+    reason: str = "another device was asked for", fix: str = "load it on the NPU"
+) -> EngineUnavailableError:
+    """What to say where a context binary would have to run without the NPU."""
+    return EngineUnavailableError(
+        "The artifact holds a context binary, which QNN alone runs: no CPU can stand in for it.",
+        got=reason,
+        fix=f"{fix}, or compile for 'onnxruntime:npu' without a chip",
+    )
 
 
 def _check_soc(requires: Mapping[str, str]) -> None:
