@@ -45,7 +45,7 @@ def use_matrix_products(graph: GraphProto) -> None:
     That is a classifier behind a global pool. ONNX Runtime has no integer convolution with a float
     result and would dequantize the weights at each call; it has such a matrix product.
     """
-    wires = _Wires.of(graph)
+    wires = Wires.of(graph)
     values = (*graph.value_info, *graph.output)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
@@ -74,7 +74,7 @@ def _add_pixel(graph: GraphProto, conv: NodeProto) -> None:
     graph.node.insert(after, onnx.helper.make_node("Unsqueeze", inputs, [result], axes.name))
 
 
-def _to_matrix_product(graph: GraphProto, wires: _Wires, conv: NodeProto) -> None:
+def _to_matrix_product(graph: GraphProto, wires: Wires, conv: NodeProto) -> None:
     """Gemm of the same name in the convolution's place, behind a DQ node of the flat integers."""
     dequantize = wires.maker[conv.input[0]]
     rows, flat = f"{conv.name}.rows", f"{conv.name}.flat"
@@ -98,7 +98,7 @@ def fold_pads(graph: GraphProto) -> None:
     as a node of its own, which would run in float between two integer convolutions. Across a pair
     this is exact: zero is on every quantization grid, at its zero point.
     """
-    wires = _Wires.of(graph)
+    wires = Wires.of(graph)
     for pad in [node for node in graph.node if node.op_type == "Pad"]:
         pads = wires.zero_pads(pad)
         path = wires.path_to_conv(pad)
@@ -107,14 +107,14 @@ def fold_pads(graph: GraphProto) -> None:
         _add_pads(path[-1], pads)
         path[0].input[0] = pad.input[0]
         graph.node.remove(pad)
-        wires = _Wires.of(graph)
+        wires = Wires.of(graph)
         if len(path) == 3:
             _skip_same_scale(graph, wires, *path)
-            wires = _Wires.of(graph)
+            wires = Wires.of(graph)
 
 
 @dataclass(frozen=True)
-class _Wires:
+class Wires:
     """Who makes and who reads each value of a graph, and its constants."""
 
     maker: dict[str, NodeProto]
@@ -124,7 +124,7 @@ class _Wires:
     results: frozenset[str]
 
     @classmethod
-    def of(cls, graph: GraphProto) -> _Wires:
+    def of(cls, graph: GraphProto) -> Wires:
         readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
@@ -238,7 +238,7 @@ def _add_pads(conv: NodeProto, pads: list[int]) -> None:
 
 
 def _skip_same_scale(
-    graph: GraphProto, wires: _Wires, quantize: NodeProto, dequantize: NodeProto, conv: NodeProto
+    graph: GraphProto, wires: Wires, quantize: NodeProto, dequantize: NodeProto, conv: NodeProto
 ) -> None:
     """Drop a Q/DQ pair behind a DQ of the same grid: it changes nothing."""
     before = wires.maker.get(quantize.input[0])
@@ -257,7 +257,7 @@ def quantize_biases(graph: GraphProto) -> None:
     Runtime would do it by itself, but the same pass of it quantizes the weights of layers that were
     left in float on purpose; with the biases done here that pass can stay off.
     """
-    wires = _Wires.of(graph)
+    wires = Wires.of(graph)
     for node in [node for node in graph.node if node.op_type in LAYERS and len(node.input) > 2]:
         scale = wires.product_scale(node)
         bias = wires.constants.get(node.input[2])

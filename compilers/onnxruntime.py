@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdk.compilers import qnn
 from sdk.compilers.onnx_file import write_onnx
+from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.program import Build, Program
 from sdk.compilers.weight_only_contrib import use_contrib
 from sdk.compilers.weight_only_graph import stored_bits
@@ -23,5 +24,7 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     sources = write_onnx(program, file)
     if bits := stored_bits(program):
         use_contrib(file, bits)
+    if program.precision == "int8" and target.device == "cpu":
+        fold_gates(file)
     build = Build(file, sources)
     return qnn.finish(build, target) if target.device == "npu" else build

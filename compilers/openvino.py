@@ -9,13 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk.compilers.onnx_file import write_onnx
+from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.program import Build, Program
 from sdk.target import Target
 
 
-def compile_program(program: Program, _target: Target, folder: Path) -> Build:
+def compile_program(program: Program, target: Target, folder: Path) -> Build:
     """Write `model.onnx`. ONNX has no bf16 convolution: there OpenVINO casts the fp32 file."""
     if program.precision == "bf16" and program.base is not None:
         program = program.base
     file = folder / "model.onnx"
-    return Build(file, write_onnx(program, file))
+    sources = write_onnx(program, file)
+    if program.precision == "int8" and target.device == "cpu":
+        fold_gates(file)
+    return Build(file, sources)
