@@ -29,6 +29,8 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     package = folder / PACKAGE
     with hushed():
         converted.model.save(str(package))
+    for handles in package.glob("*_debug_handle_mapping.json"):
+        handles.unlink()  # of the nodes of this compile: what they say is in `sources`
     manifest = package / "Manifest.json"
     manifest.write_text(_reproducible(manifest.read_text()))
     requires = {"deployment": deployment_of(target)}

@@ -56,15 +56,23 @@ def probe() -> Availability:
         )
     version = importlib.metadata.version("coremltools")
     if platform.system() == "Darwin":
-        return Availability(version, dict.fromkeys(_devices_of_a_mac(), DeviceSupport(PRECISIONS)))
-    elsewhere = DeviceSupport(
-        PRECISIONS,
+        return Availability(version, {d: DeviceSupport(_able(d)) for d in _devices_of_a_mac()})
+    return Availability(version, {device: _elsewhere(device) for device in UNITS})
+
+
+def _elsewhere(device: str) -> DeviceSupport:
+    return DeviceSupport(
+        _able(device),
         run=False,
         checked_on="evaluator",
         reason="Core ML runs on macOS, iOS and their kin only; here its files can be evaluated",
         fix="compile here, and load the artifact on a Mac or in an app",
     )
-    return Availability(version, dict.fromkeys(UNITS, elsewhere))
+
+
+def _able(device: str) -> tuple[str, ...]:
+    """The Neural Engine computes in fp16 whatever the weights are."""
+    return PRECISIONS[1:] if device == "npu" else PRECISIONS
 
 
 def _devices_of_a_mac() -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Engine:
     xfail: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     """The cases that say something at this precision; none means all."""
+    quick: tuple[str, ...] | None = None
+    """The cases that every run tries, where the others would take too long together."""
 
     def __str__(self) -> str:
         return str(self.target)
@@ -51,9 +53,14 @@ class Engine:
         pytest.skip(f"{self}: {reason}")
 
 
-def row(target: str, only: tuple[str, ...] = (), **xfail: str) -> Engine:
+def row(
+    target: str,
+    only: tuple[str, ...] = (),
+    quick: tuple[str, ...] | None = None,
+    **xfail: str,
+) -> Engine:
     """A row; keywords are cases that fail on it, with the reason."""
-    return Engine(Target.parse(target), xfail, only)
+    return Engine(Target.parse(target), xfail, only, quick)
 
 
 # Cases with linear or embedding layers. Theirs are too narrow for groups: int4 and int2 are tried
@@ -79,9 +86,10 @@ ROWS = (
     row("openvino:cpu:bf16"),
     row("openvino:cpu:int8"),
     row("openvino:cpu:w8", LINEAR),
-    row("coreml:cpu:fp32"),  # weight-only precisions: test_coreml.py
-    row("coreml:cpu:fp16"),
-    row("coreml:cpu:int8"),
+    row("coreml:cpu:fp32", quick=("mlp", "conv_transpose", "attention", "echo", "scalar")),
+    row("coreml:cpu:fp16", quick=("mobile_block", "group_norm", "tied_weights", "several")),
+    row("coreml:cpu:int8", quick=("conv_bn_relu", "upsample", "conv1d", "buffers")),
+    row("coreml:cpu:w8", LINEAR, quick=("conv1d",)),  # int4, int2 and palettes: test_coreml.py
     row("tensorrt:gpu:fp32"),  # int8, bf16, fp8 and int4: test_tensorrt_build.py
     row("tensorrt:gpu:fp16"),
     row("torch:cpu:fp32"),
@@ -97,7 +105,7 @@ NAMES = (
     "onnxruntime:npu:fp16", "onnxruntime:npu:int8", "onnxruntime:npu:a16w8",
     "openvino:cpu:fp32", "openvino:cpu:fp16", "openvino:cpu:bf16", "openvino:cpu:int8",
     "openvino:cpu:w8",
-    "coreml:cpu:fp32", "coreml:cpu:fp16", "coreml:cpu:int8",
+    "coreml:cpu:fp32", "coreml:cpu:fp16", "coreml:cpu:int8", "coreml:cpu:w8",
     "tensorrt:gpu:fp32", "tensorrt:gpu:fp16",
     "torch:cpu:fp32", "torch:cpu:fp16", "torch:cpu:bf16", "torch:cpu:int8", "torch:cpu:w8",
     "torch:gpu:fp32",

@@ -14,8 +14,8 @@ FAILURES = (ValueError, RuntimeError, TypeError, OSError, LookupError, Assertion
 def join(packages: Mapping[str, Path], destination: Path) -> Path:
     """Write one `.mlpackage` with a function for each of `packages`; constants that agree are one.
 
-    packages: name of a function -> a package with the one function `main`. The first is the default.
-        All must be for iOS18 or later.
+    packages: name of a function -> a package with the one function `main`, for iOS18 or later. The
+        first is the default.
     """
     if not packages:
         raise InputError("A Core ML package needs at least one function.", got="none")

@@ -6,7 +6,6 @@ those and no others: a whole `linear` becomes a better Core ML operator than its
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +34,6 @@ def prepare(exported: ExportedProgram) -> ExportedProgram:
         if not table:
             break
         program = program.run_decompositions(table)
-    program = copy.copy(program)
     spell_out(program)
     _drop_checks(program)
     _free_words(program)

@@ -23,8 +23,9 @@ def _rows() -> Iterator[object]:
         for row in (row for row in ROWS if not row.only or case.name in row.only):
             reason = row.xfail.get(case.name)
             marks = [pytest.mark.xfail(reason=reason)] if reason else []
-            if row.target.device == "npu":
-                marks.append(pytest.mark.slow)  # QNN compiles in a process of its own
+            # QNN compiles in a process of its own
+            if row.target.device == "npu" or (row.quick and case.name not in row.quick):
+                marks.append(pytest.mark.slow)
             yield pytest.param(case, row, id=f"{case}-{row}", marks=marks)
 
 
