@@ -1,7 +1,8 @@
 """Compile for OpenVINO: an ONNX file, which OpenVINO reads itself on the device.
 
 Its own XML format is not used: for a quantized MobileNetV3-small the XML text alone is as large as
-three quarters of the weights (1.15 MB for 1.59 MB), which would undo the gain of int8 in size.
+three quarters of the weights (1.15 MB for 1.59 MB), which would undo the gain of int8 in size. Only
+2-bit weights, which OpenVINO reads from no ONNX file, come in it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ from pathlib import Path
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.program import Build, Program
+from sdk.compilers.weight_only_openvino import use_two_bits
 from sdk.target import Target
 
 
 def compile_program(program: Program, target: Target, folder: Path) -> Build:
-    """Write `model.onnx`. ONNX has no bf16 convolution: there OpenVINO casts the fp32 file."""
+    """Write `model.onnx`. ONNX has no bf16 convolution: there OpenVINO casts the fp32 file.
+
+    For int2, `model.xml` and `model.bin` where they are smaller.
+    """
     if program.precision == "bf16" and program.base is not None:
         program = program.base
     file = folder / "model.onnx"
     sources = write_onnx(program, file)
     if program.precision == "int8" and target.device == "cpu":
         fold_gates(file)
+    if program.precision == "int2":
+        file = use_two_bits(file)
     return Build(file, sources)

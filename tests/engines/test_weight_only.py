@@ -66,9 +66,21 @@ class Products(nn.Module):
         return self.flat(z.reshape(-1, 32))
 
 
+class Wide(nn.Module):
+    """One layer, large enough that its weight is the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(512, 512, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
 MODELS = {
     "decoder": Decoder,
     "products": Products,
+    "wide": Wide,
     "narrow": lambda: Decoder(20),  # rows that are no whole blocks of ONNX Runtime's
 }
 
@@ -76,6 +88,8 @@ MODELS = {
 @lru_cache(maxsize=3)
 def captured(name: str) -> Program:
     torch.manual_seed(0)
+    if name == "wide":
+        return capture(Wide().eval(), {"x": torch.randn(2, 512)})
     return capture(MODELS[name]().eval(), {"ids": ids(0)}, {"ids": {1: LENGTH}})
 
 
@@ -153,15 +167,24 @@ def test_openvino_keeps_weights_compressed(precision: str, tmp_path: Path) -> No
     assert kinds == [{"w8": "i8", "int4": "i4"}[precision]] * 4
 
 
-class Wide(nn.Module):
-    """One layer, large enough that its weight is the file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(512, 512, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+def test_openvino_reads_two_bit_weights_where_its_own_format_is_smaller(tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    program, target = compressed("wide", "int2"), Target("openvino", precision="int2")
+    build = lower(program, target, tmp_path / "build")
+    assert build.file.name == "model.xml"
+    model = ov.Core().compile_model(build.file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (layer,) = [
+        node
+        for node in model.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+    assert layer.input_value(1).get_element_type().get_type_name() == "u2"
+    session = open_session(build.file, program.signature, target, threads=1)
+    feed = {"x": torch.randn(2, 512).numpy()}
+    assert compare(session.run(feed), program.reference(feed), TOLERANCE["int2"]).ok
+    session.close()
+    small = lower(compressed("decoder", "int2"), target, tmp_path / "small")
+    assert sorted(path.name for path in small.file.parent.iterdir()) == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +194,7 @@ class Wide(nn.Module):
         ("int4", 32, "onnxruntime", 4.6),
         ("int4", 128, "openvino", 4.25),
         ("int2", 32, "onnxruntime", 2.6),
+        ("int2", 32, "openvino", 2.9),
         ("int4", 32, "torch", 4.6),
         ("int2", 128, "torch", 2.25),
     ],
@@ -178,10 +202,7 @@ class Wide(nn.Module):
 def test_files_are_as_small_as_their_bits(
     precision: str, group_size: int | None, engine: str, bits: float, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    program = compress(
-        capture(Wide().eval(), {"x": torch.randn(2, 512)}), precision, group_size=group_size
-    )
+    program = compress(captured("wide"), precision, group_size=group_size)
     build = lower(program, Target(engine, precision=precision), tmp_path / "build")
     size = sum(file.stat().st_size for file in build.file.parent.iterdir())
     assert 8 * size / 512**2 < bits
