@@ -164,8 +164,8 @@ def _pixel_values(facts: Facts) -> Input:
 def picture(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Coarse patches under fine noise: of noise alone, what pools would see only the mean."""
     *lead, height, width = shape
-    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    coarse = rng.standard_normal((*lead, 4, 4))[..., rows, :][..., columns]
+    rows, columns = np.arange(height) * 2 // height, np.arange(width) * 2 // width
+    coarse = rng.standard_normal((*lead, 2, 2))[..., rows, :][..., columns]
     return (coarse + 0.3 * rng.standard_normal(shape)).astype(np.float32)
 
 

@@ -54,7 +54,8 @@ class Architecture:
 
     def configuration(self) -> transformers.PretrainedConfig:
         """The small configuration, naming its model class as a saved one does."""
-        config = getattr(transformers, self.config)(**self.settings)
+        classes = {"num_labels": 16} if "Classification" in self.model else {}
+        config = getattr(transformers, self.config)(**self.settings, **classes)
         config.architectures = [self.model]
         return config
 

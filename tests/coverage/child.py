@@ -172,6 +172,8 @@ def check_live(program: Program, feed: Feed, rng: np.random.Generator) -> None:
         after = program.reference({**feed, name: _like(name, value, value.shape, rng)})
         change = max(
             float(np.linalg.norm(after[k] - v) / (np.linalg.norm(v) or 1.0))
+            if after[k].shape == v.shape
+            else 1.0
             for k, v in before.items()
             if v.dtype.kind == "f"
         )
