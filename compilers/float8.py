@@ -36,6 +36,8 @@ DEQUANTIZE = torch.ops.torchao.dequantize_affine_float8_non_decomposed.default
 class LargestValue(ObserverBase):  # type: ignore[misc]  # torchao has no type information
     """Remembers the largest absolute value; `convert` puts the pair where the observer stood."""
 
+    largest: Tensor
+
     def __init__(self, dtype: torch.dtype, **_: Any) -> None:
         super().__init__(dtype)
         self.register_buffer("largest", torch.tensor(-1.0))

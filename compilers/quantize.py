@@ -88,18 +88,21 @@ def observed(
 def _prepared(
     program: Program, keep_float: frozenset[str], activation: QuantizationSpec, everywhere: bool
 ) -> GraphModule:
+    prepared: GraphModule
     if everywhere:
-        graph = spread(program.exported)
-        return prepare_pt2e(graph, EveryOperator(keep_float, activation))
-    graph = program.exported.module(check_guards=False)
-    return prepare_pt2e(graph, IntegerKernels(keep_float, activation))
+        prepared = prepare_pt2e(spread(program.exported), EveryOperator(keep_float, activation))
+    else:
+        graph = program.exported.module(check_guards=False)
+        prepared = prepare_pt2e(graph, IntegerKernels(keep_float, activation))
+    return prepared
 
 
 def _prepared_float8(program: Program, keep_float: frozenset[str]) -> GraphModule:
     from sdk.compilers.float8 import ProductsOnly
 
     graph = program.exported.module(check_guards=False)
-    return prepare_pt2e(graph, ProductsOnly(keep_float))
+    prepared: GraphModule = prepare_pt2e(graph, ProductsOnly(keep_float))
+    return prepared
 
 
 def check_calibration(signature: Signature, calibration: Iterable[Feed]) -> list[dict[str, Array]]:

@@ -59,7 +59,8 @@ def open_check(_build: Build, program: Program, target: Target, *, threads: int)
 def _onnx(program: Program, folder: Path) -> tuple[bytes, dict[str, SourceLine]]:
     if "tensorrt" not in program.lowered:
         program.lowered["tensorrt"] = to_onnx(program, folder)
-    return program.lowered["tensorrt"]
+    model, sources = program.lowered["tensorrt"]
+    return model, sources
 
 
 def _requires(name: str, capabilities: tuple[str, ...], at: Gpu) -> dict[str, str]:

@@ -154,7 +154,7 @@ def _reason(text: str) -> str:
 def _monitor(trt: Any, progress: Progress | None) -> Any:
     """Reports phases, and holds what is raised meanwhile, which the library would swallow."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.totals: dict[str, int] = {}

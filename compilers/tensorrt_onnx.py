@@ -83,7 +83,9 @@ def _spell_out(graph: GraphProto, sources: dict[str, SourceLine]) -> None:
         value = node.input[0]
         for kind, attributes in FACTORS[node.op_type]:
             name = f"{node.name}.{kind.lower()}"
-            graph.node.append(onnx.helper.make_node(kind, [value], [name], name, **attributes))
+            made = onnx.helper.make_node(kind, [value], [name], name)
+            made.attribute.extend(map(onnx.helper.make_attribute, attributes, attributes.values()))
+            graph.node.append(made)
             value = name
             sources[name] = sources.get(node.name, NOWHERE)
         inputs = [node.input[0], value]

@@ -34,8 +34,8 @@ class Port:
     def view(self, shape: tuple[int, ...]) -> Array:
         """The host memory as an array of `shape`."""
         count = math.prod(shape) * np.dtype(self.spec.dtype).itemsize
-        memory = (ctypes.c_byte * count).from_address(self.host)
-        return np.frombuffer(memory, self.spec.dtype).reshape(shape)
+        memory = (ctypes.c_uint8 * count).from_address(self.host)
+        return np.ctypeslib.as_array(memory).view(self.spec.dtype).reshape(shape)
 
 
 class Ports:

@@ -242,7 +242,7 @@ class TensorRtSession:
 def _profiler(trt: Any) -> Any:
     """A profiler of the library's own kind that keeps each layer's time of one call."""
 
-    class LayerTimes(trt.IProfiler):  # type: ignore[misc, name-defined]
+    class LayerTimes(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.times: dict[str, float] = {}

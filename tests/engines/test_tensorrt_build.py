@@ -136,6 +136,24 @@ def test_weights_alone_are_kept_in_few_bits(
     assert compare(got, program.reference(feed), TOLERANCE[precision]).ok
 
 
+class Nudge(nn.Module):
+    """Adds what fp32 keeps, and bf16 rounds away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 0.001) - x
+
+
+def test_the_stand_in_rounds_to_bf16(tmp_path: Path) -> None:
+    feed = {"x": np.ones((1, 2), np.float32)}
+    program = capture(Nudge(), torch.ones(1, 2))
+    for precision, sum_ in (("fp32", np.float32(1.001)), ("bf16", np.float32(1))):
+        target = Target.parse(f"tensorrt:gpu:{precision}:sm89")
+        half = to_precision(program, target, example=feed)
+        build = compile_program(half, target, tmp_path)
+        got = open_check(build, half, target, threads=1).run(feed)["output"]
+        np.testing.assert_array_equal(got, np.full((1, 2), sum_ - 1, np.float32))
+
+
 def test_int8_activations_are_symmetric_and_biases_float(tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == "conv_bn_relu")
     target = Target.parse("tensorrt:gpu:int8:sm89")
