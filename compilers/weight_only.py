@@ -30,8 +30,9 @@ with quiet("torchao"):
         IntxChooseQParamsAlgorithm,
     )
 
-DTYPE = {"w8": torch.int8, "int4": torch.int4, "int2": torch.int2}
 BITS = {"w8": 8, "int4": 4, "int2": 2}
+# torch has these types, its stubs do not
+DTYPE = {name: getattr(torch, f"int{bits}") for name, bits in BITS.items()}
 GROUP = 32
 GROUPS = (16, 32, 64, 128, 256)  # ONNX Runtime's kernels have powers of two from 16
 DATA_FREE = ("rtn", "hqq")

@@ -161,4 +161,5 @@ def packed(values: Array, bits: int) -> Array:
     count = 8 // bits
     parts = values.astype(np.uint8).reshape(*values.shape[:-1], -1, count)
     shifted = parts << (np.arange(count, dtype=np.uint8) * np.uint8(bits))
-    return np.bitwise_or.reduce(shifted, axis=-1)
+    made: Array = np.bitwise_or.reduce(shifted, axis=-1)
+    return made

@@ -53,7 +53,9 @@ def compress_by_data(
                 if weight.name in found:
                     store(graph, weight, _near(_checked(found[weight.name], weight), weight))
             return graph
-        made = _compress(graph, _tensors(program, feeds), size, _others(graph, weights), method)
+        made: GraphModule = _compress(
+            graph, _tensors(program, feeds), size, _others(graph, weights), method
+        )
     _unwrap(made, weights)
     return made
 
@@ -108,7 +110,7 @@ def _unwrap(graph: GraphModule, weights: list[Weight]) -> None:
     """Put the program's own operators where NNCF's modules unpack or multiply, in place."""
     owners = {use.layer.name: weight for weight in weights for use in weight.uses}
     for node in [node for node in graph.graph.nodes if node.op == "call_module"]:
-        module = graph.get_submodule(str(node.target))
+        module: Any = graph.get_submodule(str(node.target))
         reader = next((user for user in node.users if user.name in owners), None)
         with graph.graph.inserting_before(node):
             if hasattr(module, "_scale_value"):

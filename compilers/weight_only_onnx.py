@@ -56,7 +56,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 def _int4(name: str, values: Array) -> TensorProto:
     tensor = TensorProto(name=name, data_type=TensorProto.INT4, dims=values.shape)
-    tensor.raw_data = packed(values.reshape(-1) & 15, 4).tobytes()
+    tensor.raw_data = packed(np.bitwise_and(values.reshape(-1), 15), 4).tobytes()
     return tensor
 
 
