@@ -110,7 +110,7 @@ def topk(
 ) -> tuple[Tensor, ...] | Tensor:
     """The k largest or smallest along an axis, sorted, and their indices."""
     along, smallest = axis_of(axis, x.dim()), bool(ascending)
-    order = torch.sort(x, along, descending=not smallest, stable=True)
+    order = torch.sort(x, dim=along, descending=not smallest, stable=True)
     values, indices = (part.narrow(along, 0, int(k)) for part in order)
     if return_indices is not None and not bool(return_indices):
         return values
@@ -119,7 +119,7 @@ def topk(
 
 def argsort(x: Tensor, axis: Tensor, ascending: Tensor) -> Tensor:
     """Indices that sort an axis."""
-    return torch.argsort(x, int(axis), descending=not bool(ascending), stable=True)
+    return torch.argsort(x, dim=int(axis), descending=not bool(ascending), stable=True)
 
 
 def one_hot(
