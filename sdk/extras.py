@@ -16,6 +16,7 @@ EXTRA = {
     "accelerate": "recipes",
     "coremltools": "coreml",
     "cuda": "tensorrt-rtx",
+    "huggingface_hub": "transformers",
     "jinja2": "report",
     "matplotlib": "report",
     "nncf": "nncf",
@@ -28,6 +29,7 @@ EXTRA = {
     "pyarrow": "recipes",
     "rich": "cli",
     "safetensors": "torch",
+    "scipy": "recipes",  # scikit-learn brings it
     "sklearn": "recipes",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",

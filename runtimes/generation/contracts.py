@@ -1,0 +1,274 @@
+"""What the parts of generation hand to each other: drafts, verdicts, and the protocols of both.
+
+Shapes: V is the vocabulary size, n the number of drafted nodes. Distributions are float64 rows of V
+that sum to one, after every logits transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sdk.runtimes.generation.transforms import Transforms
+
+Row = NDArray[np.float64]
+Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+DETERMINISTIC, IID, WITHOUT_REPLACEMENT, GREEDY = SAMPLINGS = (
+    "deterministic",
+    "iid",
+    "without_replacement",
+    "greedy",
+)
+ROOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """Guessed continuations of the last committed token, which is the root and not a node.
+
+    Nodes are in topological order: `parents[i] < i`, or `ROOT`. Siblings stand in the order in
+    which they were drawn. Tuples, because a tree has a handful of nodes.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    sampling: str = DETERMINISTIC
+    """How siblings were drawn; one of `SAMPLINGS`."""
+    probs: tuple[Row | None, ...] = field(default=(), compare=False)
+    """For each node the distribution its *children* were drawn from; the root's comes first.
+
+    Of length n + 1, or empty where the draft is deterministic.
+    """
+    scores: tuple[float, ...] = ()
+    """For each node how likely its drafter thinks it is accepted; empty where it has no idea."""
+
+    @classmethod
+    def chain(
+        cls,
+        tokens: Sequence[int],
+        *,
+        sampling: str = DETERMINISTIC,
+        probs: Sequence[Row | None] = (),
+        scores: Sequence[float] = (),
+    ) -> DraftTree:
+        """One guess after the other."""
+        parents = tuple(range(ROOT, len(tokens) - 1))
+        return cls(tuple(tokens), parents, sampling, tuple(probs), tuple(scores))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def children(self, node: int) -> list[int]:
+        """The nodes below `node` (`ROOT` for the first ones), in the order they were drawn."""
+        return [i for i, parent in enumerate(self.parents) if parent == node]
+
+    def proposal(self, node: int) -> Row | None:
+        """The distribution that the children of `node` were drawn from, where there is one."""
+        return self.probs[node + 1] if self.probs else None
+
+    def depths(self) -> list[int]:
+        """Distance of each node from the root: 1 for the root's children."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths
+
+
+NOTHING = DraftTree()
+"""No guess: one plain step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier decided on one draft."""
+
+    path: tuple[int, ...]
+    """Accepted nodes from the root down; may be empty."""
+    token: int
+    """The token after the path: a correction, or the bonus token below a leaf."""
+    evaluated: int
+    """How many nodes were looked at."""
+    bonus: bool
+    """Whether the path ended at a leaf, so that `token` corrects nothing."""
+
+
+class TargetRows(Protocol):
+    """The target's distributions at the root and at each node, worked out when asked for."""
+
+    def row(self, node: int) -> Row:
+        """p after `node` (`ROOT`: after the last committed token)."""
+        ...
+
+    def best(self, node: int) -> int:
+        """The most probable token after `node`, without working out the row."""
+        ...
+
+
+class Chance(Protocol):
+    """All that is random in generation, by place and not by order.
+
+    A place is an absolute token position and a lane; lanes of a position are independent. With the
+    same seed the same place always decides alike, whatever was decided elsewhere.
+    """
+
+    def accept(self, probability: float, position: int, lane: int) -> bool:
+        """True with `probability`, clipped to [0, 1]; never where it is 0."""
+        ...
+
+    def draw(self, row: Row, position: int, lane: int = 0) -> int:
+        """A token with the law of `row`, which need not be normalised; never one of weight 0."""
+        ...
+
+
+class Verifier(Protocol):
+    """Accepts a path of a draft so that the output has the target's law."""
+
+    lossless: bool
+    accepts: frozenset[str]
+    """The kinds of sibling sampling that it is exact for."""
+
+    def verify(self, tree: DraftTree, target: TargetRows, chance: Chance, position: int) -> Verdict:
+        """Decide on `tree`; `position` is the absolute position of the root's children."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a drafter learns when a request starts."""
+
+    prompt: Sequence[int]
+    transforms: Transforms
+    """The target's own pipeline, for drafters that have logits."""
+    chance: Chance
+    greedy: bool
+    """Whether the target takes its most probable token, so that draws would be wasted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One round, as a drafter or a budget may learn from it."""
+
+    tree: DraftTree
+    verdict: Verdict
+    committed: tuple[int, ...]
+    """The tokens that the round added, the verdict's own last."""
+    target: TargetRows
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    """The target's forward pass over the root and all nodes."""
+    features: Any = None
+    """Hidden states [n + 1, H] of the root and the nodes, where the target gives them."""
+
+
+class Drafter(Protocol):
+    """Guesses what the target will say. It can be wrong; it cannot change the output."""
+
+    sampling: str
+    """How it draws siblings; verifiers are matched to it. Deterministic trees are always fine."""
+    forward_passes: int
+    """Model evaluations since it was made; 0 for drafters without a model."""
+
+    def begin(self, request: Request) -> None:
+        """Start a request."""
+        ...
+
+    def propose(self, context: Sequence[int], budget: int) -> DraftTree:
+        """At most `budget` nodes after `context`, prompt and output so far; may be empty.
+
+        What it decides before a draw (how many siblings, whether to go deeper) must not depend on
+        that draw, or the law of the output is lost.
+        """
+        ...
+
+    def observe(self, outcome: Outcome) -> None:
+        """See what became of the last draft."""
+        ...
+
+
+class BudgetPolicy(Protocol):
+    """How many nodes the next draft may have."""
+
+    def next(self) -> int:
+        """0 for a plain step."""
+        ...
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn from a round."""
+        ...
+
+
+class Constraint(Protocol):
+    """A language that the output must belong to. States are values: an old one stays usable."""
+
+    def start(self) -> Any:
+        """The state before the first output token."""
+        ...
+
+    def advance(self, state: Any, token: int) -> Any:
+        """The state after a legal `token`."""
+        ...
+
+    def allowed(self, state: Any) -> Mask:
+        """[V]: the tokens that may come next; those of end-of-sequence where it may end."""
+        ...
+
+    def forced(self, state: Any) -> Sequence[int]:
+        """Tokens of which each is the only legal one; empty where there is a choice."""
+        ...
+
+
+class LogitRows(Protocol):
+    """Rows of logits, one per token fed; valid until the session's next call. An array is one."""
+
+    def __getitem__(self, index: int, /) -> Logits: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a forward pass gives."""
+
+    logits: LogitRows
+    features: Any = None
+    """Hidden states [m, H], where the model gives them."""
+
+
+class DecoderSession(Protocol):
+    """A decoder with its cache. Only committed tokens count; what else is in the cache is noise."""
+
+    length: int
+    """Committed tokens."""
+    capacity: int
+    """Tokens that the cache holds, committed and fed together."""
+    vocabulary: int
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Feed known tokens and commit them; no logits are asked for."""
+        ...
+
+    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Step:
+        """Feed m tokens behind the committed ones and commit none.
+
+        `parents[i] < i` is the fed token that token i follows, or `ROOT` for the last committed
+        one; None is a chain. Token i attends to all committed tokens, its ancestors and itself, at
+        position `length + depth`. What an earlier call fed and nobody committed is dropped.
+        """
+        ...
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep these tokens of the last forward pass, in this order, and drop the rest."""
+        ...
+
+    def rollback(self, length: int) -> None:
+        """Forget all but the first `length` committed tokens, and whatever is uncommitted."""
+        ...
+
+    def fork(self) -> DecoderSession:
+        """A session of its own with the same committed tokens."""
+        ...
