@@ -64,15 +64,15 @@ def resolve(
     with quiet("transformers"):
         loaded, notes = _load(model, task)
     network = Flat(loaded)
-    processor, reason = processor_of(folder, loaded)
-    if reason:
-        notes["processor"] = f"none: {reason}"
     if inputs is None:
         inputs, proposed = propose(loaded, folder)
         dynamic = proposed if dynamic is None else dynamic
         notes["inputs"] = "random, made for the model's task"
     if isinstance(inputs, Mapping):
         network.take(inputs)
+    processor, reason = processor_of(folder, loaded, inputs)
+    if reason:
+        notes["processor"] = f"none: {reason}"
     return Resolved(network, inputs, dynamic, processor, notes)
 
 

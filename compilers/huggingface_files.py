@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +33,33 @@ def load_folder(folder: Path, task: str | None) -> PreTrainedModel:
     safetensors = require("safetensors", purpose=PURPOSE)
     torch = require("torch", purpose=PURPOSE)
     try:
-        model, found = kind.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _no_progress_bar():
+            model, found = kind.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (*FAILURES, safetensors.SafetensorError) as error:
         raise _unusable(folder, error) from error
     _check_loaded(folder, kind, found)
     return model.eval()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading reports through the caller's progress, not beside it."""
+    logging = require("transformers.utils.logging", purpose=PURPOSE)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -91,9 +107,10 @@ def read_config(folder: Path) -> PretrainedConfig:
             got=f"quantization_config {data['quantization_config']}",
             fix="take the float folder of the model; the target's precision quantizes it",
         )
+    strict = require("huggingface_hub.errors", purpose=PURPOSE).StrictDataclassError
     try:
         return known[name].from_dict(data)  # type: ignore[no-any-return]
-    except FAILURES as error:
+    except (*FAILURES, strict) as error:
         raise InputError(f"{folder / CONFIG} makes no configuration.", got=error) from error
 
 

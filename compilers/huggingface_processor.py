@@ -28,7 +28,7 @@ class NotPlainError(Exception):
 
 
 def processor_of(
-    folder: Path | None, model: PreTrainedModel
+    folder: Path | None, model: PreTrainedModel, inputs: Any
 ) -> tuple[Processor | None, str | None]:
     """The processor for raw images, or why there is none; neither where the folder has no file."""
     if folder is None or model.main_input_name != "pixel_values":
@@ -38,11 +38,19 @@ def processor_of(
         return None, f"the folder has no {FILE}"
     try:
         pre = _image_processor(settings)
+        _check_size(pre, inputs)
     except (NotPlainError, InputError, TypeError, ValueError) as error:
         return None, str(error).splitlines()[0]
     labels = _labels(model)
     output = "logits" if labels is not None else None
     return Processor("pixel_values", pre, output, labels), None
+
+
+def _check_size(pre: ImageProcessor, inputs: Any) -> None:
+    example = inputs.get("pixel_values") if isinstance(inputs, Mapping) else inputs
+    shape = tuple(getattr(example, "shape", ()))[1:]
+    if shape and shape != pre.shape:
+        raise NotPlainError(f"it makes other pictures, {pre.shape}, than the inputs are, {shape}")
 
 
 def _image_processor(settings: Mapping[str, Any]) -> ImageProcessor:

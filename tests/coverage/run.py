@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ def run_row(
     """Build the row for all targets; a child that dies is a result, and the rest gets a new one."""
     left = list(targets)
     while left:
-        child = Child(row, left, seconds=seconds, bytes_=bytes_)
-        for values in child.results():
-            left.remove(values["target"])
-            record(_result(row, mark, values))
-        if child.died:
-            for target in list(left) if child.begun == "capture" else [child.begun]:
-                left.remove(target)
-                record(_result(row, mark, {"target": target, **child.failure()}))
+        with closing(Child(row, left, seconds=seconds, bytes_=bytes_)) as child:
+            for values in child.results():
+                left.remove(values["target"])
+                record(_result(row, mark, values))
+            if child.died:
+                for target in list(left) if child.begun == "capture" else [child.begun]:
+                    left.remove(target)
+                    record(_result(row, mark, {"target": target, **child.failure()}))
 
 
 def _result(row: Architecture, mark: str, values: dict[str, Any]) -> Result:
@@ -103,6 +104,13 @@ class Child:
             "error": "crash",
             "message": "\n".join([f"{self.died} at {self.begun}", *words]),
         }
+
+    def close(self) -> None:
+        """End it, if it still runs, and remove its files."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.folder.cleanup()
 
     def _enforce(self) -> None:
         if self.elapsed() > self.limit:
