@@ -1,9 +1,9 @@
-"""Hard sigmoids behind int8 convolutions, folded into the numbers around them.
+"""Hard sigmoids between int8 operators, folded into the numbers around them.
 
-The gates of squeeze-and-excitation end in one. Its slope, offset and both clips are those of a
-quantization grid: what a Q node of another scale and zero point writes for the convolution's result
-are the integers that stand for the gate. Only engines that take Q and DQ nodes as they are can run
-that: one whose integers carry one grid per tensor reads them wrong.
+A hard sigmoid's slope, offset and both clips are those of a quantization grid: what a Q node of
+another scale and zero point writes for its input are the integers that stand for its output. Only
+engines that take Q and DQ nodes as they are can run that: one whose integers carry one grid per
+tensor reads them wrong.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from sdk.compilers.onnx_rewrites import Wires
+from sdk.compilers.onnx_swishes import spread
 from sdk.signature import Array
 
 
-def fold_gates(file: Path) -> None:
-    """Rewrite the ONNX file where it has such gates. They lose one of their two roundings."""
+def fold_gates(file: Path, *, swishes: bool = False) -> None:
+    """Rewrite the ONNX file where gates of squeeze-and-excitation are hard sigmoids.
+
+    They lose one of their two roundings. With `swishes`, hard swishes become integer operators too,
+    for an engine that has no kernel of its own for them.
+    """
     model = onnx.load_model(file)
     wires = Wires.of(model.graph)
-    gates = [node for node in model.graph.node if node.op_type == "HardSigmoid"]
-    if sum(_fold(model.graph, wires, gate) for gate in gates):
+    folds = {"HardSigmoid": _fold, "HardSwish": spread} if swishes else {"HardSigmoid": _fold}
+    nodes = [node for node in model.graph.node if node.op_type in folds]
+    if sum(folds[node.op_type](model.graph, wires, node) for node in nodes):
         file.write_bytes(model.SerializeToString())
 
 

@@ -25,6 +25,6 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     if bits := stored_bits(program):
         use_contrib(file, bits)
     if program.precision == "int8" and target.device == "cpu":
-        fold_gates(file)
+        fold_gates(file, swishes=True)
     build = Build(file, sources)
     return qnn.finish(build, target) if target.device == "npu" else build
