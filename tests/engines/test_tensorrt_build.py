@@ -136,6 +136,28 @@ def test_weights_alone_are_kept_in_few_bits(
     assert compare(got, program.reference(feed), TOLERANCE[precision]).ok
 
 
+class Patches(nn.Module):
+    """A picture to tokens: ONNX Runtime's basic passes give wrong values for its fp8 form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.mix = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.cut(x).flatten(2).transpose(1, 2))
+
+
+def test_the_stand_in_computes_fp8_pairs_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    feed, target = {"x": x.numpy()}, Target.parse("tensorrt:gpu:fp8:sm89")
+    fp32 = capture(Patches().eval(), x)
+    program = to_precision(fp32, target, example=feed, calibration=[feed])
+    build = compile_program(program, target, tmp_path)
+    got = open_check(build, program, target, threads=1).run(feed)
+    np.testing.assert_allclose(got["output"], program.reference(feed)["output"], atol=1e-5)
+
+
 class Nudge(nn.Module):
     """Adds what fp32 keeps, and bf16 rounds away."""
 

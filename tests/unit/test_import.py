@@ -16,6 +16,8 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "tensorrt_rtx",
+    "cuda",
     "PIL",
     "rich",
     "typer",
@@ -34,7 +36,7 @@ import sdk
 {then}
 print(*sorted({heavy}.intersection(sys.modules)))
 """
-DEVICE = "from sdk.runtimes import onnxruntime, openvino, session, torch"
+DEVICE = "from sdk.runtimes import onnxruntime, openvino, session, tensorrt, torch"
 
 
 def _run(code: str) -> str:
