@@ -40,7 +40,7 @@ def gather(x: Tensor, indices: Tensor, axis: Tensor, batch_dims: Tensor, **_: ob
 
 def _take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
     picked = x.index_select(axis, indices.reshape(-1))
-    return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Tensor, **_: object) -> Tensor:
