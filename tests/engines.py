@@ -78,7 +78,7 @@ ROWS = (
     row("onnxruntime:cpu:fp16"),
     row("onnxruntime:cpu:int8"),
     row("onnxruntime:cpu:w8", LINEAR),
-    row("onnxruntime:npu:fp16", channels_last="QNN's library aborts on its Gather", **DYNAMIC),
+    row("onnxruntime:npu:fp16", **DYNAMIC),
     row("onnxruntime:npu:int8", several="few sums of products that are a step apart", **DYNAMIC),
     row("onnxruntime:npu:a16w8", **DYNAMIC),
     row("openvino:cpu:fp32"),
