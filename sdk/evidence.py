@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,8 @@ class Built:
     """None where the files were built in an earlier run."""
     fidelity: Fidelity | None = None
     latency: Latency | None = None
+    walls: list[float] = field(default_factory=list)
+    """Microseconds of the calls behind `latency`, one for each round of the interleaved run."""
     key: str | None = None
     """Its name in the cache of a search."""
 

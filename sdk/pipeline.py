@@ -25,7 +25,7 @@ from sdk.mixing import gated
 from sdk.placement import enforce, place
 from sdk.runtimes import support_of
 from sdk.signature import Dim
-from sdk.timing import Latency, interleave
+from sdk.timing import Latency, sample
 
 B = TypeVar("B", bound=Builder)
 EAGER = "torch eager"
@@ -129,11 +129,10 @@ def time_builds(
         return None
     calls = {name: _caller(built.session.run, feed) for name, built in timed.items()}
     calls[EAGER] = _caller(builder.program.reference, feed)
-    latencies = interleave(calls, runs=runs, budget=seconds)
-    eager = latencies.pop(EAGER)
-    for name, latency in latencies.items():
-        timed[name].latency = latency
-    return eager
+    walls = sample(calls, runs=runs, budget=seconds)
+    for name, built in timed.items():
+        built.walls, built.latency = walls[name], Latency.of(walls[name])
+    return Latency.of(walls[EAGER])
 
 
 def package(

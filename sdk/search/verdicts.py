@@ -36,7 +36,8 @@ class Verdicts:
         if built.latency.p50 >= self.kept.latency.p50 and built.bytes >= self.kept.bytes:
             return self._slower(built, self.kept)
         if self.budget.latency_us is None:
-            return self._slower(built, self.kept)
+            faster = built.latency.p50 < self.kept.latency.p50
+            return self._unproven(built) if faster else self._slower(built, self.kept)
         fp32 = self.baseline
         if fp32 is not None and fp32.latency is not None and built.latency.p50 > fp32.latency.p50:
             return self._slower(built, fp32)
@@ -50,6 +51,12 @@ class Verdicts:
         smallest = self.budget.latency_us is not None
         kind = "the smallest within the budgets" if smallest else "the fastest"
         return f"{kind} of {count} that pass: {kept.latency.p50:.0f} us (median)"
+
+    def _unproven(self, built: Built) -> str:
+        assert built.latency is not None
+        assert self.kept.latency is not None
+        figures = f"{built.latency.p50:.0f} us against {self.kept.latency.p50:.0f} us"
+        return f"not reliably faster than {label(self.kept)}: {figures} (median)"
 
     def _larger(self, built: Built) -> str:
         return f"larger than {label(self.kept)}: {built.bytes} bytes against {self.kept.bytes}"

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from sdk import pipeline
 from sdk.cli import main
 from sdk.search import run
 from sdk.search.cache import CacheWarning
+from sdk.search.layers import layer_times
 from sdk.search.result import Search
-from sdk.timing import Latency
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "w8", "int4", "int2")
 FAST_INT8 = {"fp32": 100.0, "fp16": 300.0, "bf16": 300.0, "int8": 50.0}
@@ -65,17 +66,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make the builds' medians what the test says, in microseconds; others take 200."""
 
     def set_to(**medians: float) -> None:
-        def interleave(calls: dict[str, Any], **_: Any) -> dict[str, Latency]:
+        def sample(calls: dict[str, Any], **_: Any) -> dict[str, list[float]]:
             precisions = {name: name.partition(" #")[0].rpartition(":")[2] for name in calls}
-            return {n: Latency.of([medians.get(p, 200.0)] * 5) for n, p in precisions.items()}
+            return {name: [medians.get(p, 200.0)] * 5 for name, p in precisions.items()}
 
-        monkeypatch.setattr(pipeline, "interleave", interleave)
+        monkeypatch.setattr(pipeline, "sample", sample)
 
     set_to(**FAST_INT8)
     return set_to
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True, scope="module")
+def no_profile() -> Iterator[None]:
+    """The profiler's figures are those of the moment; so would be the mixtures made after them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "layer_times", lambda *_: {})
+        yield
+
+
+@pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which every candidate of the plain search is."""
     root = tmp_path_factory.mktemp("warm")
@@ -189,6 +198,21 @@ def test_a_network_that_is_slower_in_int8_stays_in_float(
     assert {layer.precision for layer in found.layers} == {"fp32"}
 
 
+def test_layers_that_are_slower_quantized_go_to_float(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def times(built: Any, _feed: Any) -> dict[str, float]:
+        lost = 4.0 if built.target.precision == "int8" else 0.0
+        return {"first": 10.0, "wide": 10.0 + lost, "last": 10.0 + lost}
+
+    monkeypatch.setattr(run, "layer_times", times)
+    found = tune()
+    mixtures = [candidate.float_layers for candidate in by_precision(found)["int8"]]
+    assert mixtures == [(), ("wide",), ("last", "wide")]
+    (row,) = [layer for layer in found.layers if layer.name == "last"]
+    assert (row.float_us, row.quantized_us) == (10.0, 14.0)
+
+
 def test_without_a_metric_the_outputs_decide(tune: Tune) -> None:
     found = tune(metric=None, max_drop=None)
     whole, mixed = by_precision(found)["int8"]
@@ -239,6 +263,21 @@ def test_a_flipped_byte_is_told_of_and_built_again(tune: Tune, cache: Path) -> N
 )
 def test_other_data_or_settings_are_other_builds(change: dict[str, Any], tune: Tune) -> None:
     assert tune(**change).built > 0
+
+
+def test_the_engines_profiler_tells_the_times_of_layers(tmp_path: Path) -> None:
+    from sdk.compilers import lower
+    from sdk.compilers.capture import capture
+    from sdk.runtimes import open_session
+
+    target = sdk.Target("torch")
+    program = capture(MODEL, FEEDS[0], None)
+    build = lower(program, target, tmp_path / "build")
+    session = open_session(build.file, program.signature, target, threads=1)
+    built: Any = SimpleNamespace(session=session, build=build)
+    times = layer_times(built, {"x": FEEDS[0].numpy()})
+    assert set(times) >= {"first", "wide", "last"}
+    assert all(0 < times[name] < 1e5 for name in ("first", "wide", "last"))
 
 
 def test_another_constant_is_another_program() -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sdk
 from sdk.manifest import Candidate, Fidelity
 from sdk.mixing import bisect, least_float
-from sdk.search.front import Budget, choose, loss, pareto
+from sdk.search.front import Budget, choose, loss, pareto, proven_faster
 from sdk.search.layers import slower_than_float
 from sdk.search.verdicts import Verdicts
 from sdk.timing import Latency
@@ -23,6 +24,7 @@ def built(precision: str, microseconds: float | None, size: int, *layers: str) -
     return SimpleNamespace(
         target=sdk.Target("openvino", precision=precision),
         latency=latency,
+        walls=[] if microseconds is None else [microseconds] * 20,
         bytes=size,
         checked_on="engine" if latency else "evaluator",
         facts=SimpleNamespace(float_layers=layers),
@@ -52,6 +54,50 @@ def test_the_smallest_that_is_not_slower_than_fp32() -> None:
     small = built("w8", 99, 900)
     assert choose([*ALL, small], FP32, Budget(latency_us=200)) is small
     assert choose([*ALL, small], FP32, Budget(latency_us=98)) is INT8
+
+
+def noisy(center: float, seed: int, precision: str = "int8", *layers: str) -> Any:
+    """A build timed 100 times, with an interquartile range of about a third."""
+    made = built(precision, center, 1000, *layers)
+    made.walls = list(center * np.random.default_rng(seed).lognormal(0, 0.25, 100))
+    made.latency = Latency.of(made.walls)
+    return made
+
+
+def test_noise_does_not_decide_for_a_mixture() -> None:
+    """Of equally fast builds the single precision stays, whatever the medians happen to be."""
+    kept = [
+        choose([noisy(50, seed), noisy(50, seed + 500, "int8", "conv")], None, Budget())
+        for seed in range(100)
+    ]
+    assert sum(bool(build.facts.float_layers) for build in kept) <= 10
+
+
+def test_a_mixture_that_is_faster_is_kept() -> None:
+    single, mixed = noisy(50, 1), noisy(40, 2, "int8", "conv")
+    assert proven_faster(mixed, single)
+    assert choose([FP32, single, mixed], FP32, Budget()) is mixed
+    assert not proven_faster(single, mixed)
+
+
+def test_weight_only_has_to_prove_itself() -> None:
+    single, other = noisy(50, 3, "fp32"), noisy(30, 4, "w8")
+    assert choose([single, other], single, Budget()) is other
+
+
+def test_the_kept_one_has_the_least_median_of_the_single_ones() -> None:
+    for seed in range(50):
+        singles = [noisy(50, 10 * seed + i, p) for i, p in enumerate(("fp32", "fp16", "int8"))]
+        mixed = noisy(48, 10 * seed + 9, "int8", "conv")
+        kept = choose([*singles, mixed], singles[0], Budget())
+        assert kept.latency.p50 <= min(build.latency.p50 for build in singles)
+
+
+def test_the_reason_of_one_that_is_not_reliably_faster() -> None:
+    single, mixed = built("int8", 50, 1000), built("int8", 49, 1100, "conv")
+    mixed.walls = single.walls
+    verdicts = Verdicts([single, mixed], None, single, Budget(), {})
+    assert verdicts.of(mixed) == "not reliably faster than int8: 49 us against 50 us (median)"
 
 
 def test_untimed_builds_are_chosen_by_size() -> None:
