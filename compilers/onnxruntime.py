@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk.compilers import qnn
+from sdk.compilers.fixed import check_shapes
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.program import Build, Program
@@ -18,8 +19,7 @@ from sdk.target import Target
 
 def compile_program(program: Program, target: Target, folder: Path) -> Build:
     """Write `model.onnx`."""
-    if target.device == "npu":
-        qnn.check_shapes(program.signature)
+    check_shapes(program.signature, target)
     file = folder / "model.onnx"
     sources = write_onnx(program, file)
     if bits := stored_bits(program):

@@ -18,7 +18,6 @@ from typing import Any
 from sdk import qnn
 from sdk.compilers.program import Build
 from sdk.errors import EngineError, UnsupportedOperatorError
-from sdk.signature import Dim, Signature
 from sdk.structure import to_json
 from sdk.target import Target
 
@@ -40,20 +39,6 @@ def finish(build: Build, target: Target) -> Build:
     )
     requires = {"qnn": qnn.sdk_version(), "soc": soc.name, "htp": f"v{soc.htp}"}
     return replace(build, requires=requires)
-
-
-def check_shapes(signature: Signature) -> None:
-    """QNN takes no shape that varies: everything would run on the CPU."""
-    names = sorted(
-        {dim.name for spec in signature.inputs for dim in spec.shape if isinstance(dim, Dim)}
-    )
-    if names:
-        raise UnsupportedOperatorError(
-            "The NPU runs fixed shapes only.",
-            expected="inputs without dynamic dimensions",
-            got=f"dynamic {', '.join(names)}",
-            fix="compile without dynamic=..., one artifact for each size",
-        )
 
 
 def _compile(model: Path, context: Path, target: Target) -> None:

@@ -12,10 +12,10 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
+from sdk.compilers.onnx_proxy import OnnxProxy
 from sdk.compilers.program import Build, Program, SourceLine
 from sdk.compilers.tensorrt_build import Order, Progress, build_engine, capabilities_of
 from sdk.compilers.tensorrt_onnx import to_onnx
-from sdk.compilers.tensorrt_proxy import OnnxProxy
 from sdk.errors import EngineUnavailableError, InputError, UnsupportedOperatorError
 from sdk.nvidia import (
     FILES,

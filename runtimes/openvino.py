@@ -36,6 +36,15 @@ NOTES = (
     "OpenVINO's counters are means over calls in whole microseconds and have no starts: the trace "
     "lines the operators up in their order; what is cut off counts as engine overhead.",
 )
+NPU_PRECISIONS = ("int8", "fp16")
+# It compiles at load by a library that comes with Intel's driver; the package brings the plugin.
+NO_NPU = DeviceSupport(
+    NPU_PRECISIONS,
+    run=False,
+    checked_on="proxy",
+    reason="OpenVINO finds no Intel NPU, or not its driver, which brings the NPU's compiler",
+    fix="on a Core Ultra machine install the driver: https://github.com/intel/linux-npu-driver",
+)
 NO_WORK = ("undef", "")  # kernels of operators that were fused into another one
 
 
@@ -55,7 +64,8 @@ def probe() -> Availability:
     devices = {
         device: DeviceSupport(precisions) for device, name in DEVICES.items() if name in present
     }
-    return Availability(ov.__version__.partition("-")[0], devices)
+    npu = DeviceSupport(NPU_PRECISIONS) if "npu" in devices else NO_NPU
+    return Availability(ov.__version__.partition("-")[0], {**devices, "npu": npu})
 
 
 def open_session(
@@ -168,6 +178,8 @@ class OpenVinoSession:
         }
         if self._target.device != "cpu":
             del config["INFERENCE_NUM_THREADS"]
+        if self._target.device == "npu":
+            del config["INFERENCE_PRECISION_HINT"]  # it has half precision and integers, no choice
         with mapped_errors():
             model = core.read_model(self._file)
             return core.compile_model(model, DEVICES[self._target.device], config | properties)

@@ -1,41 +1,26 @@
-"""Stand-in for TensorRT where there is no GPU: ONNX Runtime runs the ONNX model that was compiled.
+"""Stand-in for an engine whose device is not here: ONNX Runtime runs the ONNX model it is given.
 
-It shows that the model handed to TensorRT computes what the program computes, at the same
-precisions and on the same quantized values. It does not show what TensorRT makes of that model.
+It shows that the model handed to the engine computes what the program computes, at the same
+precisions and on the same quantized values. It does not show what the engine makes of that model.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 
 from sdk.compilers.bfloat16 import emulate_bfloat16
+from sdk.compilers.planned import Planned
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import require
 from sdk.signature import Array, Signature
 from sdk.target import Target
 
-REASON = (
-    "TensorRT puts every operator on the GPU or refuses the model; which kernel it takes is only "
-    "known on a GPU"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Where one node of the model will run; the fields are those of a session's `Placement`."""
-
-    operator: str
-    kind: str
-    device: str
-    kernel: str
-    reason: str
-    nodes: tuple[str, ...] = ()
+REASON = "the engine puts all on the {} or refuses the model; its kernels are only known on one"
 
 
 class OnnxProxy:
@@ -67,7 +52,7 @@ class OnnxProxy:
 
     def profile(self, *_: Any, **__: Any) -> NoReturn:
         """Raises EngineError: nothing here can be timed."""
-        raise EngineError("TensorRT cannot be timed without a GPU.", fix="profile on the device")
+        raise EngineError("The stand-in cannot be timed.", fix="profile on the device")
 
     def close(self) -> None:
         """Release the session."""
@@ -75,11 +60,12 @@ class OnnxProxy:
 
 
 def _planned(node: onnx.NodeProto, target: Target) -> Planned:
-    return Planned(node.name, node.op_type, target.device, "", REASON, (node.name,))
+    reason = REASON.format(target.device.upper())
+    return Planned(node.name, node.op_type, target.device, "", reason, (node.name,))
 
 
 def _session(model: onnx.ModelProto, threads: int) -> Any:
-    ort = require("onnxruntime", purpose="Checking a TensorRT build without a GPU")
+    ort = require("onnxruntime", purpose="Checking a build without its device")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -105,9 +91,9 @@ def mapped_errors() -> Iterator[None]:
 
 
 def _unchecked(text: str) -> EngineError | UnsupportedOperatorError:
-    what = "This TensorRT build cannot be checked without a GPU: ONNX Runtime does not run it."
+    what = "The build cannot be checked without its device: ONNX Runtime does not run it."
     if "NOT_IMPLEMENTED" in text:
         return UnsupportedOperatorError(
-            what, got=text, fix="compile on a machine with the GPU, or use fp32"
+            what, got=text, fix="compile on a machine with the device, or at another precision"
         )
-    return EngineError(what, got=text, fix="compile on a machine with the GPU")
+    return EngineError(what, got=text, fix="compile on a machine with the device")
