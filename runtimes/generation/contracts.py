@@ -144,11 +144,12 @@ class Request:
     """What a drafter learns when a request starts."""
 
     prompt: Sequence[int]
+    vocabulary: int
     transforms: Transforms
     """The target's own pipeline, for drafters that have logits."""
     chance: Chance
-    greedy: bool
-    """Whether the target takes its most probable token, so that draws would be wasted."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end the output: nothing is worth drafting behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ class Drafter(Protocol):
 
     sampling: str
     """How it draws siblings; verifiers are matched to it. Deterministic trees are always fine."""
+    chain: bool
+    """Whether it never branches."""
     forward_passes: int
     """Model evaluations since it was made; 0 for drafters without a model."""
 

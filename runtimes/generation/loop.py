@@ -1,0 +1,211 @@
+"""The one loop. Each round the target reads the last token and the tree that a drafter guessed
+behind it, in one forward pass, and a verifier says which guesses stay and what comes after them.
+
+Plain decoding is the loop without a drafter. Nothing is given out that was not verified, and what
+is given out does not depend on the drafter: not in law, and with `sample_match` not in any token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sdk.errors import InputError
+from sdk.runtimes.generation.budget import Fixed
+from sdk.runtimes.generation.cached import Cached
+from sdk.runtimes.generation.config import GenerationConfig
+from sdk.runtimes.generation.contracts import (
+    DETERMINISTIC,
+    NOTHING,
+    ROOT,
+    BudgetPolicy,
+    Chance,
+    Constraint,
+    Drafter,
+    DraftTree,
+    Outcome,
+    Request,
+    Verdict,
+    Verifier,
+)
+from sdk.runtimes.generation.rows import NodeRows
+from sdk.runtimes.generation.statistics import Statistics
+from sdk.runtimes.generation.transforms import LogitsTransform, Transforms
+from sdk.runtimes.generation.trees import as_chain, checked, legal
+from sdk.runtimes.generation.uniforms import Uniforms
+from sdk.runtimes.generation.verifiers import check_pair, choose
+
+EOS, STOP, LENGTH, CANCELLED = "eos", "stop", "length", "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of the output."""
+
+    id: int
+    from_draft: bool
+    logprob: float | None = None
+    """Under the model, before any transform; where the request asks for it."""
+
+
+class Generation:
+    """One request: iterate it once for its tokens, as they come.
+
+    `finish_reason` is empty while it runs; then "eos", "stop", "length" (of the output or of the
+    context) or "cancelled", which leaving the loop early is as well. The cache stays usable and
+    holds all tokens but the last, whatever ended it. `chance` stands in for that of the seed.
+    """
+
+    def __init__(
+        self,
+        cached: Cached,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        *,
+        drafter: Drafter | None = None,
+        verifier: Verifier | None = None,
+        budget: BudgetPolicy | None = None,
+        constraint: Constraint | None = None,
+        transforms: Sequence[LogitsTransform] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        chance: Chance | None = None,
+    ) -> None:
+        sampling = DETERMINISTIC if drafter is None else drafter.sampling
+        chain = drafter is None or drafter.chain
+        self.verifier = verifier or choose(sampling, greedy=config.greedy, chain=chain)
+        check_pair(sampling, self.verifier, greedy=config.greedy)
+        self.statistics, self.finish_reason = Statistics(prompt_tokens=len(prompt)), ""
+        self._cached, self._config, self._drafter = cached, config, drafter
+        self._budget = budget or Fixed()
+        self._cancelled, self._chance = cancelled, chance or Uniforms(config.seed)
+        self._transforms = Transforms(config, constraint=constraint, extra=transforms)
+        self._context, self._prompt_length = list(prompt), len(prompt)
+        self._ends = {*config.eos, *config.stop_tokens}
+        self._started = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """The output so far."""
+        return self._context[self._prompt_length :]
+
+    def __iter__(self) -> Iterator[Token]:
+        if self._started:
+            raise InputError("A generation runs once.", fix="make another one")
+        self._started = True
+        with self._cached.in_use():
+            start = time.perf_counter()
+            self._begin()
+            self.statistics.prefill_ms = self.statistics.total_ms = _since(start)
+            try:
+                yield from self._rounds()
+            finally:
+                self.finish_reason = self.finish_reason or CANCELLED
+                self._cached.rollback(len(self._context) - 1)
+
+    def _rounds(self) -> Iterator[Token]:
+        while not self._finished():
+            start = time.perf_counter()
+            found = self._round()
+            self.statistics.total_ms += _since(start)
+            self.statistics.ttft_ms = self.statistics.ttft_ms or self.statistics.total_ms
+            yield from found
+
+    def _begin(self) -> None:
+        """Read the prompt but for its last token, which the first round reads."""
+        self._cached.check(self._context)
+        missing = self._cached.align(self._context)
+        self.statistics.cached_tokens = len(self._context) - len(missing)
+        self._state = self._transforms.start(self._context)
+        if self._config.max_new_tokens == 0:
+            return
+        self._cached.extend(missing[:-1])
+        if self._drafter is not None:
+            self._passes = self._drafter.forward_passes
+            self._drafter.begin(self._request())
+
+    def _request(self) -> Request:
+        vocabulary = self._cached.session.vocabulary
+        prompt, ends = tuple(self._context), frozenset(self._ends)
+        return Request(prompt, vocabulary, self._transforms, self._chance, ends)
+
+    def _finished(self) -> bool:
+        if self.finish_reason:
+            return True
+        full = len(self._context) > self._cached.session.capacity
+        if self._left() <= 0 or full:
+            self.finish_reason = LENGTH
+        elif self._cancelled():
+            self.finish_reason = CANCELLED
+        return bool(self.finish_reason)
+
+    def _left(self) -> int:
+        return self._config.max_new_tokens - len(self._context) + self._prompt_length
+
+    def _round(self) -> list[Token]:
+        root = self._context[-1]
+        start = time.perf_counter()
+        tree = self._draft()
+        draft_ms, start = _since(start), time.perf_counter()
+        step = self._cached.feed_tree(root, tree)
+        verify_ms = _since(start)
+        rows = NodeRows(tree, step.logits, self._transforms, self._state, self._ends)
+        verdict = self.verifier.verify(tree, rows, self._chance, len(self._context))
+        found = self._tokens_of(tree, verdict, rows)
+        self._cached.keep(root, tree, verdict.path)
+        self._advance(found, verdict, rows)
+        committed = tuple(token.id for token in found)
+        self._learn(Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features))
+        return found
+
+    def _draft(self) -> DraftTree:
+        """What to verify; never more than the context, the request and the budget have room for."""
+        session = self._cached.session
+        room = min(session.capacity - len(self._context), self._left() - 1)
+        forced = self._forced()
+        if forced:
+            return as_chain(forced[: max(room, 0)])
+        budget = min(room, self._budget.next()) if self._drafter is not None else 0
+        if self._drafter is None or budget <= 0:
+            return NOTHING
+        tree = self._drafter.propose(self._context, budget)
+        tree = checked(tree, budget, session.vocabulary, self._drafter)
+        return legal(tree, self._transforms, self._state)
+
+    def _forced(self) -> Sequence[int]:
+        """Tokens that a constraint leaves no choice about: free drafts, all accepted."""
+        constraint = self._transforms.constraint
+        return () if constraint is None else constraint.forced(self._state.constraint)
+
+    def _tokens_of(self, tree: DraftTree, verdict: Verdict, rows: NodeRows) -> list[Token]:
+        """The round's tokens, cut where the output ends."""
+        nodes = (ROOT, *verdict.path)
+        ids = [tree.tokens[node] for node in verdict.path] + [verdict.token]
+        found: list[Token] = []
+        for index, (node, token) in enumerate(zip(nodes, ids[: self._left()], strict=False)):
+            logprob = rows.logprob(node, token) if self._config.logprobs else None
+            found.append(Token(token, index < len(verdict.path), logprob))
+            if token in self._ends:
+                self.finish_reason = EOS if token in self._config.eos else STOP
+                break
+        return found
+
+    def _advance(self, found: Sequence[Token], verdict: Verdict, rows: NodeRows) -> None:
+        self._context += [token.id for token in found]
+        self.statistics.new_tokens += len(found)
+        state = rows.state(verdict.path[-1] if verdict.path else ROOT)
+        if not self.finish_reason and state is not None:
+            self._state = self._transforms.advance(state, verdict.token)
+
+    def _learn(self, outcome: Outcome) -> None:
+        self.statistics.count(outcome)
+        if self._drafter is None:
+            return
+        self._budget.observe(outcome)
+        self._drafter.observe(outcome)
+        self.statistics.draft_forward_passes = self._drafter.forward_passes - self._passes
+
+
+def _since(start: float) -> float:
+    """Milliseconds."""
+    return 1000 * (time.perf_counter() - start)

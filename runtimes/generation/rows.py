@@ -1,0 +1,63 @@
+"""The target's rows at the nodes of one draft: worked out when a verifier comes to the node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from sdk.runtimes.generation.contracts import ROOT, DraftTree, LogitRows, Row
+from sdk.runtimes.generation.transforms import State, Transforms
+
+
+class NodeRows:
+    """`TargetRows` of one forward pass over a root and its tree. Each node has its own state.
+
+    Behind a token of `ends` there is nothing to say: its row is a single 1 on an arbitrary token,
+    which nobody sees because the output is cut at the end.
+    """
+
+    def __init__(
+        self,
+        tree: DraftTree,
+        logits: LogitRows,
+        transforms: Transforms,
+        state: State,
+        ends: Collection[int] = (),
+    ) -> None:
+        self._tree, self._logits, self._transforms, self._ends = tree, logits, transforms, ends
+        self._states: dict[int, State | None] = {ROOT: state}
+        self._rows: dict[int, Row] = {}
+
+    def state(self, node: int) -> State | None:
+        """The state after `node`, from its parent's; None behind the end."""
+        if node in self._states:
+            return self._states[node]
+        before, token = self.state(self._tree.parents[node]), self._tree.tokens[node]
+        after = None
+        if before is not None and token not in self._ends:
+            after = self._transforms.advance(before, token)
+        self._states[node] = after
+        return after
+
+    def row(self, node: int) -> Row:
+        """p after `node`."""
+        if node not in self._rows:
+            state, logits = self.state(node), self._logits[node + 1]
+            self._rows[node] = (
+                np.eye(1, len(logits))[0]
+                if state is None
+                else self._transforms.apply(state, logits)
+            )
+        return self._rows[node]
+
+    def best(self, node: int) -> int:
+        """The most probable token after `node`."""
+        state = self.state(node)
+        return 0 if state is None else self._transforms.best(state, self._logits[node + 1])
+
+    def logprob(self, node: int, token: int) -> float:
+        """Log-probability of `token` after `node` under the model, before any transform."""
+        logits = self._logits[node + 1].astype(np.float64)
+        peak = logits.max()
+        return float(logits[token] - peak - np.log(np.exp(logits - peak).sum()))

@@ -1,0 +1,396 @@
+"""The loop on toy models: laws, seeds, the cache, the ends of an output, bad input."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from enumeration import Replay, law
+from toys import Model, ToySession, markov, near, whole
+
+from sdk.errors import GenerationError, InputError
+from sdk.runtimes.generation.budget import Fixed
+from sdk.runtimes.generation.cached import Cached
+from sdk.runtimes.generation.config import GenerationConfig
+from sdk.runtimes.generation.contracts import Logits, Verifier
+from sdk.runtimes.generation.loop import Generation
+from sdk.runtimes.generation.model_drafter import ModelDrafter
+from sdk.runtimes.generation.transforms import Transforms
+from sdk.runtimes.generation.verifiers import named
+
+V = 3
+PROMPT = [0, 2]
+DRAFTS: dict[str, tuple[str, str, int, int]] = {
+    # name: verifier, sampling, branching, budget
+    "chain": ("speculative_sampling", "iid", 1, 2),
+    "chain, matched": ("sample_match", "deterministic", 1, 2),
+    "tree, matched": ("sample_match", "deterministic", 2, 4),
+    "tree, rrs": ("rrs", "iid", 2, 3),
+    "tree, k_seq": ("k_seq", "iid", 2, 3),
+    "tree, without replacement": ("rrs_without_replacement", "without_replacement", 2, 4),
+    "tree, greedy": ("greedy_draft", "greedy", 2, 4),
+    "tree, transport": ("optimal_transport", "iid", 2, 2),
+}
+
+
+def drafter(model: Model, name: str, *, vocabulary: int = V, capacity: int = 64) -> ModelDrafter:
+    _, sampling, branching, _ = DRAFTS[name]
+    session = ToySession(model, vocabulary, capacity=capacity)
+    return ModelDrafter(session, sampling=sampling, branching_factor=branching, tree_depth=3)
+
+
+def verifier(name: str) -> Verifier:
+    if name == "tree, transport":
+        pytest.importorskip("scipy")
+    return named(DRAFTS[name][0])
+
+
+def run(
+    session: ToySession, prompt: Sequence[int], config: GenerationConfig, **parts: object
+) -> Generation:
+    generation = Generation(Cached(session), prompt, config, **parts)  # type: ignore[arg-type]
+    ids = [token.id for token in generation]
+    assert ids == generation.tokens
+    return generation
+
+
+def tokens(model: Model, config: GenerationConfig, **parts: object) -> list[int]:
+    return run(ToySession(model, 8), [1, 2, 3], config, **parts).tokens
+
+
+def sequence_law(model: Model, config: GenerationConfig) -> dict[tuple[int, ...], float]:
+    """By the chain rule, with no code of the loop."""
+    transforms = Transforms(config)
+    found: dict[tuple[int, ...], float] = {}
+
+    def extend(output: tuple[int, ...], probability: float) -> None:
+        if len(output) == config.max_new_tokens or (output and output[-1] in config.eos):
+            found[output] = probability
+            return
+        state = transforms.start(PROMPT)
+        for token in output:
+            state = transforms.advance(state, token)
+        row = transforms.apply(state, model((*PROMPT, *output)))
+        for token in range(V):
+            if row[token] > 0:
+                extend((*output, token), probability * float(row[token]))
+
+    extend((), 1.0)
+    return found
+
+
+CONFIGS = {
+    "plain": GenerationConfig(max_new_tokens=3, temperature=1.0),
+    "ends": GenerationConfig(max_new_tokens=3, temperature=1.0, eos=(1,), min_new_tokens=2),
+    "truncated": GenerationConfig(
+        max_new_tokens=3, temperature=0.8, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.2
+    ),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", DRAFTS)
+def test_the_law_of_the_output_is_the_targets(name: str, config: str) -> None:
+    """Over all drafts, acceptances, corrections and bonus tokens of all rounds."""
+    target, draft = markov(V, 1), markov(V, 2, sharpness=1.0)
+    settings = CONFIGS[config]
+
+    def output(chance: Replay) -> tuple[int, ...]:
+        generation = run(
+            ToySession(target, V),
+            PROMPT,
+            settings,
+            drafter=drafter(draft, name),
+            verifier=verifier(name),
+            budget=Fixed(DRAFTS[name][3]),
+            chance=chance,
+        )
+        return tuple(generation.tokens)
+
+    want, got = sequence_law(target, settings), law(output)
+    assert set(got) == set(want)
+    assert max(abs(got[key] - want[key]) for key in want) < 1e-12
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_seeds_give_the_law_too(name: str) -> None:
+    """The numbers of different places are independent: drafts, tests and draws do not share any."""
+    target, draft = markov(V, 1), markov(V, 2, sharpness=1.0)
+    cached, guess = Cached(ToySession(target, V)), drafter(draft, name)
+    counts: dict[tuple[int, ...], int] = {}
+    runs = 200 if name == "tree, transport" else 1000
+    for seed in range(runs):
+        config = GenerationConfig(max_new_tokens=3, temperature=1.0, seed=seed)
+        generation = Generation(
+            cached,
+            PROMPT,
+            config,
+            drafter=guess,
+            verifier=verifier(name),
+            budget=Fixed(DRAFTS[name][3]),
+        )
+        found = tuple(token.id for token in generation)
+        counts[found] = counts.get(found, 0) + 1
+    want = sequence_law(target, CONFIGS["plain"])
+    chi2 = sum((counts.get(key, 0) - runs * p) ** 2 / (runs * p) for key, p in want.items())
+    freedom = len(want) - 1
+    assert chi2 < freedom + 4.5 * np.sqrt(2 * freedom)  # p > 1e-4 or so
+
+
+@pytest.mark.parametrize("name", ["chain, matched", "tree, matched"])
+@pytest.mark.parametrize("noise", [0.0, 0.5, 5.0])
+def test_the_same_seed_gives_the_same_tokens(name: str, noise: float) -> None:
+    target = markov(8, 5)
+    for seed in range(30):
+        config = GenerationConfig(max_new_tokens=12, temperature=0.9, seed=seed)
+        guess = drafter(near(target, 1, noise=noise), name, vocabulary=8)
+        assert tokens(target, config) == tokens(target, config, drafter=guess, budget=Fixed(4))
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("budget", [1, 2, 5, 9])
+def test_greedy_tokens_are_those_of_plain_decoding(name: str, budget: int) -> None:
+    target = whole(8, 3)
+    config = GenerationConfig(max_new_tokens=15)
+    plain = tokens(target, config)
+    for noise in (0.0, 0.3, 9.0):
+        guess = drafter(near(target, 1, noise=noise), name, vocabulary=8)
+        assert tokens(target, config, drafter=guess, budget=Fixed(budget)) == plain
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_drafter_that_is_the_target_is_always_right(temperature: float) -> None:
+    """A stale draft cache would leave the output as it is, and be refused."""
+    target = whole(8, 3)
+    config = GenerationConfig(max_new_tokens=20, temperature=temperature)
+    guess = drafter(target, "chain", vocabulary=8)
+    found = run(ToySession(target, 8), [1, 2], config, drafter=guess, budget=Fixed(4)).statistics
+    assert (found.acceptance_rate, found.mean_accepted_tokens) == (1.0, 5.0)
+    assert (found.num_rounds, found.draft_tokens_proposed) == (4, 16)
+    assert found.acceptance_rate_per_position == [1.0] * 4
+    # after a full acceptance two tokens are fed at once, so drafting four takes four passes
+    assert found.draft_forward_passes == 16
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_caches_hold_the_context_after_each_round(name: str, temperature: float) -> None:
+    target = whole(8, 4)
+    session = ToySession(target, 8)
+    cached = Cached(session)
+    guess = drafter(near(target, 2, noise=0.5), name, vocabulary=8)
+    config = GenerationConfig(max_new_tokens=14, temperature=temperature)
+    generation = Generation(
+        cached, [1, 2], config, drafter=guess, verifier=_for(name, temperature), budget=Fixed(4)
+    )
+    before = 2
+    for _ in generation:
+        context = [1, 2, *generation.tokens]
+        assert session.length == len(context) - 1
+        assert cached.tokens == context[:-1]
+        draft = guess.cached
+        assert draft.session.length == len(draft.tokens)
+        if before < len(context) < 16:  # the first token of a round: its draft began at `before`
+            assert draft.tokens[:before] == context[:before]
+            before = len(context)
+    fresh = ToySession(target, 8).forward([1, 2, *generation.tokens]).logits[-1]
+    reused = session.forward(generation.tokens[-1:]).logits[0]
+    assert np.array_equal(fresh, reused)
+
+
+def _for(name: str, temperature: float) -> Verifier | None:
+    return None if temperature == 0 else verifier(name)
+
+
+def test_each_way_out() -> None:
+    target = markov(8, 9)
+    plain = tokens(target, GenerationConfig(max_new_tokens=12))
+    stop = next(token for token in plain[4:] if plain.index(token) >= 4)
+    at = plain.index(stop) + 1
+    for kind in ("eos", "stop_tokens"):
+        for name, budget in itertools.product(DRAFTS, (1, 3, 6)):
+            config = GenerationConfig(max_new_tokens=12, **{kind: (stop,)})  # type: ignore[arg-type]
+            guess = drafter(target, name, vocabulary=8)
+            generation = run(
+                ToySession(target, 8), [1, 2, 3], config, drafter=guess, budget=Fixed(budget)
+            )
+            assert generation.tokens == plain[:at]
+            assert generation.finish_reason == kind.removesuffix("_tokens")
+
+
+@pytest.mark.parametrize("budget", [0, 1, 4, 30])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_exactly_as_many_tokens_as_asked_for(count: int, budget: int) -> None:
+    target = markov(8, 9)
+    guess = drafter(target, "chain", vocabulary=8)
+    config = GenerationConfig(max_new_tokens=count)
+    generation = run(ToySession(target, 8), [1, 2, 3], config, drafter=guess, budget=Fixed(budget))
+    assert (len(generation.tokens), generation.finish_reason) == (count, "length")
+
+
+def test_no_end_before_the_least_length() -> None:
+    target = markov(8, 9)
+    plain = tokens(target, GenerationConfig(max_new_tokens=12))
+    config = GenerationConfig(max_new_tokens=12, eos=(plain[0],), min_new_tokens=5)
+    guess = drafter(target, "chain", vocabulary=8)
+    found = tokens(target, config, drafter=guess)
+    assert plain[0] not in found[:5]
+    assert found == tokens(target, config)
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("capacity", [9, 10, 11])
+def test_the_context_is_used_to_its_last_token(name: str, capacity: int) -> None:
+    target = markov(8, 9)
+    config = GenerationConfig(max_new_tokens=50)
+    guess = drafter(target, name, vocabulary=8, capacity=capacity - 1)
+    session = ToySession(target, 8, capacity=capacity)
+    generation = run(session, [1, 2, 3], config, drafter=guess, budget=Fixed(4))
+    assert generation.finish_reason == "length"
+    assert len(generation.tokens) == capacity - 3 + 1
+
+
+def test_cancelling_leaves_a_usable_cache() -> None:
+    target = whole(8, 3)
+    cached = Cached(ToySession(target, 8))
+    guess = drafter(target, "chain", vocabulary=8)
+    config = GenerationConfig(max_new_tokens=12)
+    seen: list[int] = []
+    generation = Generation(
+        cached, [1, 2, 3], config, drafter=guess, cancelled=lambda: len(seen) >= 5
+    )
+    for token in generation:
+        seen.append(token.id)
+    assert generation.finish_reason == "cancelled"
+    assert seen == tokens(target, config)[: len(seen)]
+    again = Generation(cached, [1, 2, 3, *seen], GenerationConfig(max_new_tokens=12 - len(seen)))
+    assert [*seen, *(token.id for token in again)] == tokens(target, config)
+    assert again.statistics.cached_tokens == 3 + len(seen) - 1
+
+
+def test_leaving_the_loop_early_cancels() -> None:
+    target = whole(8, 3)
+    cached = Cached(ToySession(target, 8))
+    generation = Generation(cached, [1, 2, 3], GenerationConfig(max_new_tokens=12))
+    stream = iter(generation)
+    first = next(stream)
+    with pytest.raises(GenerationError, match="share one cache"):
+        next(iter(Generation(cached, [1], GenerationConfig())))
+    stream.close()  # type: ignore[attr-defined]
+    assert (generation.finish_reason, generation.tokens) == ("cancelled", [first.id])
+    again = [
+        token.id for token in Generation(cached, [1, 2, 3], GenerationConfig(max_new_tokens=3))
+    ]
+    assert again == tokens(target, GenerationConfig(max_new_tokens=3))
+
+
+def test_statistics_reconcile() -> None:
+    target = markov(8, 3)
+    config = GenerationConfig(max_new_tokens=40, temperature=1.0)
+    guess = drafter(near(target, 1, noise=0.7), "tree, without replacement", vocabulary=8)
+    found = run(ToySession(target, 8), [1], config, drafter=guess, budget=Fixed(5)).statistics
+    assert 0 < found.draft_tokens_accepted <= found.draft_tokens_evaluated
+    assert found.draft_tokens_evaluated <= found.draft_tokens_proposed
+    assert found.bonus_tokens + found.correction_tokens == found.num_drafts
+    assert found.draft_tokens_accepted + found.num_rounds >= found.new_tokens == 40
+    assert sum(found.accepted_per_position) == found.draft_tokens_accepted
+    assert found.accepted_per_position == sorted(found.accepted_per_position, reverse=True)
+    assert found.total_ms >= found.prefill_ms + found.draft_ms + found.verify_ms
+    assert 0 < found.ttft_ms < found.total_ms
+    assert set(found.to_dict()) >= {"mean_accepted_tokens", "draft_forward_passes", "tpot_ms"}
+
+
+def test_plain_decoding_is_one_token_a_pass() -> None:
+    session = ToySession(markov(8, 3), 8)
+    found = run(session, [1, 2], GenerationConfig(max_new_tokens=9)).statistics
+    assert (found.mean_accepted_tokens, found.num_drafts, session.forwards) == (1.0, 0, 9)
+
+
+def test_log_probabilities_are_the_models() -> None:
+    target = markov(8, 3)
+    config = GenerationConfig(max_new_tokens=6, temperature=0.5, logprobs=True)
+    generation = Generation(
+        Cached(ToySession(target, 8)),
+        [1, 2],
+        config,
+        drafter=drafter(target, "chain", vocabulary=8),
+    )
+    context = [1, 2]
+    for token in generation:
+        row = np.exp(target(tuple(context)).astype(np.float64))
+        assert token.logprob == pytest.approx(np.log(row[token.id] / row.sum()))
+        context.append(token.id)
+
+
+def test_tokens_say_where_they_come_from() -> None:
+    target = markov(8, 3)
+    config = GenerationConfig(max_new_tokens=10)
+    guess = drafter(target, "chain", vocabulary=8)
+    generation = Generation(
+        Cached(ToySession(target, 8)), [1, 2], config, drafter=guess, budget=Fixed(4)
+    )
+    assert [token.from_draft for token in generation] == [True, True, True, True, False] * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "is empty"), ([1] * 65, "longer than the model's context"), ([8], "does not know")],
+)
+def test_unusable_prompts_are_refused(prompt: list[int], message: str) -> None:
+    cached = Cached(ToySession(markov(8, 1), 8))
+    list(Generation(cached, [1, 2], GenerationConfig(max_new_tokens=3)))
+    with pytest.raises(InputError, match=message):
+        list(Generation(cached, prompt, GenerationConfig()))
+    assert cached.session.length == len(cached.tokens) == 4
+
+
+def test_a_draft_of_another_vocabulary_is_refused() -> None:
+    guess = drafter(markov(5, 1), "chain", vocabulary=5)
+    with pytest.raises(InputError, match="another vocabulary"):
+        run(ToySession(markov(8, 1), 8), [1], GenerationConfig(), drafter=guess)
+
+
+def test_a_generation_runs_once() -> None:
+    generation = run(ToySession(markov(8, 1), 8), [1], GenerationConfig(max_new_tokens=2))
+    with pytest.raises(InputError, match="runs once"):
+        list(generation)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers(temperature: float) -> None:
+    good = markov(8, 1)
+
+    def breaks(context: tuple[int, ...]) -> Logits:
+        logits = good(context).copy()
+        logits[3] = np.nan if len(context) == 5 else logits[3]
+        return logits
+
+    cached = Cached(ToySession(breaks, 8))
+    config = GenerationConfig(max_new_tokens=9, temperature=temperature)
+    generation = Generation(cached, [1, 2], config)
+    with pytest.raises(GenerationError, match="are not numbers"):
+        list(generation)
+    assert cached.session.length == len(cached.tokens) == 2 + len(generation.tokens) - 1
+    list(Generation(cached, [2], GenerationConfig(max_new_tokens=2)))
+
+
+class Broken:
+    """A drafter that guesses what is not in the vocabulary."""
+
+    sampling, chain, forward_passes = "deterministic", True, 0
+
+    def begin(self, request: object) -> None: ...
+
+    def propose(self, context: Sequence[int], budget: int) -> object:
+        from sdk.runtimes.generation.contracts import DraftTree
+
+        return DraftTree.chain([99])
+
+    def observe(self, outcome: object) -> None: ...
+
+
+def test_a_broken_drafter_is_named() -> None:
+    with pytest.raises(GenerationError, match="Broken made an unusable draft"):
+        run(ToySession(markov(8, 1), 8), [1], GenerationConfig(), drafter=Broken())
