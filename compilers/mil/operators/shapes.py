@@ -129,7 +129,8 @@ def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
 
 
 def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor) -> Tensor:
-    """Join along an axis, one after the other or by turns."""
+    """Join along an axis, one after the other or by turns; single values are vectors of one."""
+    values = [value.reshape(-1) if value.dim() == 0 else value for value in values]
     along = axis_of(axis, values[0].dim())
     if bool(interleave):
         return torch.stack(list(values), along + 1).flatten(along, along + 1)
