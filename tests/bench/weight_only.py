@@ -1,12 +1,14 @@
 """Weight-only precisions of a small trained Llama: size, perplexity and latency, by method.
 
-    python tests/bench/weight_only.py --model FOLDER [--threads 1] [--rounds 200] [--json]
+    python tests/bench/weight_only.py --model FOLDER [--tokens 32] [--threads 1] [--json]
+    python tests/bench/weight_only.py --random [--tokens 2]
 
 FOLDER is a Hugging Face model folder of a causal language model, for example stories260k. It writes
 its own text: stories sampled from it (seeds 0 to 11) are split, one half calibrates, the other is
 scored, so that perplexity says how far a build is from the model and not what else it cannot write.
-Layers whose inputs groups of 32 do not divide stay in float and are named. Latency is of one call
-on 32 tokens, all builds of an engine in turn, in one run.
+Layers whose inputs the groups do not divide stay in float and are named. Latency is of one call,
+all builds of an engine in turn, in one run. Weights must outweigh the arithmetic before reading
+fewer bits of them pays: `--random` times a Llama of 25 million random weights, rounded to nearest.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from sdk.target import Target
 from sdk.timing import interleave
 
 ENGINES = ("onnxruntime", "openvino")
-LENGTH, STORIES, TIMED = 128, 12, 32
+LENGTH, STORIES = 128, 12
 Row = dict[str, Any]
 
 
@@ -49,6 +51,20 @@ class Logits(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of each next token."""
         return self.model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def load(folder: Path | None) -> Any:
+    """The model of a folder, or one of random weights."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    if folder is not None:
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=7,
+        num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def stories(model: Any) -> list[dict[str, Array]]:
@@ -74,16 +90,18 @@ def perplexity(run: Callable[[dict[str, Array]], Mapping[str, Array]], text: lis
     return float(np.exp(np.mean(losses)))
 
 
-def programs(base: Program, calibration: list[Any]) -> Iterator[tuple[str, Program]]:
-    """Every precision, group size and method, by name."""
+def programs(
+    base: Program, calibration: list[Any], wanted: tuple[str, ...]
+) -> Iterator[tuple[str, Program]]:
+    """Every precision and group size by every wanted method, by name."""
     yield "fp32", base
-    for method in METHODS["w8"]:
+    for method in [name for name in METHODS["w8"] if name in wanted]:
         yield f"w8 {method}", compress(base, "w8", method=method)
     for precision, group in (("int4", 32), ("int4", 64), ("int4", 128), ("int2", 32)):
         keep = undivided(base, group)
         if keep is None:
             continue
-        for method in METHODS[precision]:
+        for method in [name for name in METHODS[precision] if name in wanted]:
             yield f"{precision} g{group} {method}", compress(
                 base, precision, group_size=group, method=method, keep_float=keep,
                 calibration=calibration,
@@ -111,7 +129,7 @@ def measure(
             )
             size = sum(file.stat().st_size for file in build.file.parent.iterdir())
             rows.append({"engine": engine, "build": name, "kilobytes": size / 1e3})
-        feed = {"ids": text[0]["ids"][:, :TIMED].copy()}
+        feed = {"ids": text[0]["ids"][:, : options.tokens].copy()}
         calls = {name: _call(session, feed) for name, session in sessions.items()}
         times = interleave(calls, runs=options.rounds, budget=120.0)
         for row, (name, session) in zip(rows, sessions.items(), strict=True):
@@ -140,18 +158,20 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Build, score and time everything, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--model", type=Path)
+    given.add_argument("--random", action="store_true")
+    parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(options.model).eval()
+    model = load(options.model)
     text = stories(model)
-    example = {"ids": text[0]["ids"][:, :TIMED]}
-    base = capture(Logits(model), example, {"ids": {1: sdk.Dim("length", 2, TIMED, LENGTH)}})
-    made = dict(programs(base, text[: STORIES // 2]))
+    length = sdk.Dim("length", 2, options.tokens, LENGTH)
+    base = capture(Logits(model), {"ids": text[0]["ids"][:, :32]}, {"ids": {1: length}})
+    wanted = ("rtn",) if options.random else METHODS["int4"]
+    made = dict(programs(base, text[: STORIES // 2], wanted))
     rows = [
         row for engine in ENGINES for row in measure(made, engine, text[STORIES // 2 :], options)
     ]
