@@ -209,7 +209,7 @@ def variadic(module: nn.Module) -> list[str]:
 
 def _call_arguments(feed: Feed, names: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Leading inputs go by position, inputs behind a gap by keyword."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}
+    tensors = {name: torch.from_numpy(np.asarray(x, order="C")) for name, x in feed.items()}
     leading = []
     for name in names:
         if name not in tensors:
@@ -313,7 +313,7 @@ def eager_exported(
     buffers = Buffers(module)
 
     def reference(feed: Feed) -> dict[str, Array]:
-        tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in names]
+        tensors = [torch.from_numpy(np.asarray(feed[name], order="C")) for name in names]
         with torch.no_grad(), buffers.kept():
             values = [value for _, value in name_outputs(module(*tensors))]
         return dict(zip(output_names, values, strict=True))

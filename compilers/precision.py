@@ -77,6 +77,6 @@ def _static(target: Target) -> dict[str, Any]:
     """How an engine wants static precisions: options of `quantize`."""
     return {
         "precision": target.precision,
-        "everywhere": target.device == "npu",
+        "everywhere": target.device == "npu" and target.engine != "coreml",
         "symmetric": target.engine == "tensorrt",
     }

@@ -38,7 +38,7 @@ def _export(module: nn.Module, signature: Signature, feed: Feed) -> ExportedProg
     if variadic(module):
         shapes = (shapes,)
     wide = widen({name: feed[name] for name in names}, dynamic)
-    tensors = tuple(torch.from_numpy(np.ascontiguousarray(wide[name])) for name in names)
+    tensors = tuple(torch.from_numpy(np.asarray(wide[name], order="C")) for name in names)
     try:
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             exported = torch.export.export(module, tensors, dynamic_shapes=shapes)

@@ -25,6 +25,11 @@ UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}
 # deployment target -> first version of macOS that runs its files
 SYSTEMS = {"iOS16": 13, "iOS17": 14, "iOS18": 15, "iOS26": 26}
 DEPLOYMENT = "iOS18"
+# Words of the language of these files, which no value can be named after.
+RESERVED = frozenset(
+    "any bool program func tensor list dict tuple true false string state bf16 fp16 fp32 fp64 int8 "
+    "int16 int32 int64 uint8 uint16 uint32 uint64".split()
+)
 INT32 = np.iinfo(np.int32)
 
 
@@ -33,7 +38,8 @@ def file_names(specs: Sequence[TensorSpec], taken: Sequence[str] = ()) -> list[s
     names: list[str] = []
     for spec in specs:
         name = re.sub(r"\W", "_", spec.name)
-        name = f"_{name}" if name[:1].isdigit() else name
+        if name in RESERVED or not name[:1].isalpha():
+            name = f"value_{name}"
         while name in names or name in taken:
             name += "_out"
         names.append(name)
@@ -68,5 +74,5 @@ def from_file(
     for index, (array, spec) in enumerate(zip(results, specs, strict=True)):
         rank = len(spec.shape) if ranks is None else ranks[index]
         shape = () if rank == 0 and array.size == 1 else array.shape
-        named[spec.name] = np.ascontiguousarray(array.astype(spec.dtype)).reshape(shape)
+        named[spec.name] = array.astype(spec.dtype, order="C").reshape(shape)
     return named

@@ -36,7 +36,7 @@ def _resize(array: Array, spec: TensorSpec, largest: bool) -> Array:
         if isinstance(dim, Dim):
             size = dim.max if largest else dim.opt or dim.min
             array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def as_feeds(signature: Signature, batches: Iterable[Any]) -> list[Feed]:

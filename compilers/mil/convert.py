@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from sdk.errors import EngineError, InputError, UnsupportedOperatorError
 from sdk.signature import Dim
 from sdk.target import Target
 
+# Precisions whose weights have scales in groups.
+GROUPED = ("int4", "int2")
 # What coremltools raises on a program that it cannot convert: it has no errors of its own.
 FAILURES = (
     NotImplementedError, ValueError, TypeError, AttributeError, AssertionError, LookupError,
@@ -40,8 +42,9 @@ def convert(program: Program, target: Target, *, half: bool) -> Converted:
     """`program` as an `mlprogram`, computing in fp16 if `half`."""
     deployment = deployment_of(target)
     check_borders(program)
+    _check_system(program, deployment, GROUPED, f"Weights as {program.precision}")
     exported = _prepared(program.exported)
-    check_states(exported)
+    check_states(exported, program, deployment)
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
     for index, node in enumerate(calls):
         node.meta["debug_handle"] = index
@@ -76,9 +79,23 @@ def check_borders(program: Program) -> None:
                 )
 
 
-def check_states(exported: ExportedProgram) -> None:
+def _check_system(
+    program: Program, deployment: str, precisions: Collection[str], what: str
+) -> None:
+    """Raise InputError for what Core ML only has since iOS18."""
+    if program.precision in precisions and SYSTEMS[deployment] < SYSTEMS["iOS18"]:
+        raise InputError(
+            f"{what} cannot be had on {deployment}.",
+            expected="iOS18 or later",
+            got=deployment,
+            fix="leave the deployment target out, which is iOS18 by default",
+        )
+
+
+def check_states(exported: ExportedProgram, program: Program, deployment: str) -> None:
     """Raise InputError for states that Core ML has not: it has fp16, and zeros to begin with."""
     for name in exported.graph_signature.buffers_to_mutate.values():
+        _check_system(program, deployment, (program.precision,), f"The state {name!r}")
         buffer = exported.state_dict.get(name, exported.constants.get(name))
         assert isinstance(buffer, torch.Tensor)
         if not buffer.is_floating_point() or bool(buffer.count_nonzero()):

@@ -11,6 +11,7 @@ from typing import Any
 from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.frontend.torch.ops import _get_inputs
 from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
+from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
 
@@ -35,6 +36,36 @@ def embedding(context: Any, node: Any) -> None:
     """Rows of a table, without int32 arithmetic for negative indices, which it never has."""
     table, indices = _get_inputs(context, node)[:2]
     context.add(mb.gather(x=table, indices=indices, axis=0, name=node.name))
+
+
+@register_torch_op
+def bitwise_or(context: Any, node: Any) -> None:
+    """Of flags only: Core ML has no bits of whole numbers."""
+    x, y = _flags(context, node)
+    context.add(mb.logical_or(x=x, y=y, name=node.name))
+
+
+@register_torch_op
+def bitwise_xor(context: Any, node: Any) -> None:
+    """Of flags only: Core ML has no bits of whole numbers."""
+    x, y = _flags(context, node)
+    context.add(mb.logical_xor(x=x, y=y, name=node.name))
+
+
+@register_torch_op(torch_alias=["prod.dim_int"])
+def prod(context: Any, node: Any) -> None:
+    """Over one axis, or over all."""
+    x, *rest = _get_inputs(context, node)
+    axes = [rest[0].val] if rest else None
+    keep = bool(rest[1].val) if len(rest) > 1 else False
+    context.add(mb.reduce_prod(x=x, axes=axes, keep_dims=keep, name=node.name))
+
+
+def _flags(context: Any, node: Any) -> list[Any]:
+    operands: list[Any] = _get_inputs(context, node, expected=2)
+    if not all(types.is_bool(operand.dtype) for operand in operands):
+        raise NotImplementedError("bits of whole numbers")
+    return operands
 
 
 @register_torch_op(override=True)
