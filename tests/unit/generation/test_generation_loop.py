@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.budget import Fixed
 from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
-from sdk.runtimes.generation.contracts import Logits, Verifier
+from sdk.runtimes.generation.contracts import Logits, Row, Verifier
 from sdk.runtimes.generation.loop import Generation
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.transforms import Transforms
+from sdk.runtimes.generation.uniforms import Uniforms
 from sdk.runtimes.generation.verifiers import named
 
 V = 3
@@ -116,27 +118,61 @@ def test_the_law_of_the_output_is_the_targets(name: str, config: str) -> None:
 
 @pytest.mark.parametrize("name", DRAFTS)
 def test_seeds_give_the_law_too(name: str) -> None:
-    """The numbers of different places are independent: drafts, tests and draws do not share any."""
-    target, draft = markov(V, 1), markov(V, 2, sharpness=1.0)
+    target, draft = markov(V, 1, sharpness=0.7), markov(V, 2, sharpness=3.0)
     cached, guess = Cached(ToySession(target, V)), drafter(draft, name)
     counts: dict[tuple[int, ...], int] = {}
     runs = 200 if name == "tree, transport" else 1000
+    settings = GenerationConfig(max_new_tokens=2, temperature=1.0)
     for seed in range(runs):
-        config = GenerationConfig(max_new_tokens=3, temperature=1.0, seed=seed)
         generation = Generation(
             cached,
             PROMPT,
-            config,
+            replace(settings, seed=seed),
             drafter=guess,
             verifier=verifier(name),
             budget=Fixed(DRAFTS[name][3]),
         )
         found = tuple(token.id for token in generation)
         counts[found] = counts.get(found, 0) + 1
-    want = sequence_law(target, CONFIGS["plain"])
+    want = sequence_law(target, settings)
     chi2 = sum((counts.get(key, 0) - runs * p) ** 2 / (runs * p) for key, p in want.items())
-    freedom = len(want) - 1
-    assert chi2 < freedom + 4.5 * np.sqrt(2 * freedom)  # p > 1e-4 or so
+    assert chi2 < 31.8  # p = 1e-4 at 8 degrees of freedom
+
+
+class Places:
+    """A chance that notes which places were looked at since the last look."""
+
+    def __init__(self, seed: int) -> None:
+        self.uniforms, self.seen = Uniforms(seed), list[tuple[int, int]]()
+
+    def accept(self, probability: float, position: int, lane: int) -> bool:
+        self.seen.append((position, lane))
+        return self.uniforms.accept(probability, position, lane)
+
+    def draw(self, row: Row, position: int, lane: int = 0) -> int:
+        self.seen.append((position, lane))
+        return self.uniforms.draw(row, position, lane)
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_no_number_is_used_twice_in_a_round(name: str) -> None:
+    """Drafts, tests and draws that shared one would depend on each other."""
+    target = markov(8, 1)
+    guess = drafter(near(target, 2, noise=0.7), name, vocabulary=8)
+    chance, before = Places(0), 0
+    generation = Generation(
+        Cached(ToySession(target, 8)),
+        PROMPT,
+        GenerationConfig(max_new_tokens=20, temperature=1.0, top_k=3),
+        drafter=guess,
+        verifier=verifier(name),
+        budget=Fixed(5),
+        chance=chance,
+    )
+    for _ in generation:
+        if len(generation.tokens) > before:
+            assert len(chance.seen) == len(set(chance.seen)) > 0
+            chance.seen, before = [], len(generation.tokens)
 
 
 @pytest.mark.parametrize("name", ["chain, matched", "tree, matched"])
