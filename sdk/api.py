@@ -28,6 +28,7 @@ def compile(
     inputs: Any = None,
     target: str | Target,
     output: str | Path,
+    precision: str | None = None,
     task: str | None = None,
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
     calibration: Iterable[Any] = (),
@@ -55,9 +56,10 @@ def compile(
     inputs: real example inputs: a tensor, a sequence in forward's order, or a mapping by name. For
         Hugging Face models they may be left out: random ones are made for the model's task, and
         `dynamic` with them.
-    target: `engine[:device[:precision]]`, for example `openvino:cpu:int8`. The precision `auto`
-        searches all that the device has, as `sdk.tune` does.
+    target: `engine[:device[:precision[:arch]]]`, for example `openvino:cpu:int8`. The precision
+        `auto` searches all that the device has, as `sdk.tune` does.
     output: a path that ends in `.edge`.
+    precision: takes the place of the target's, for example `auto`.
     task: for Hugging Face folders and configurations, one of transformers' pipelines, for example
         `text-classification`; default: the class that the configuration names.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
@@ -89,6 +91,7 @@ def compile(
     from sdk.progress import terminal
 
     wanted = Target.parse(target)
+    wanted = wanted if precision is None else wanted.with_precision(precision)
     with terminal(progress) as report:
         settings = Settings(
             target=wanted,
