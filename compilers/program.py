@@ -39,7 +39,8 @@ class Program:
     settings: Mapping[str, str] = field(default_factory=dict)
     """How its precision was made, for the manifest: group size, method."""
     lowered: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
-    """Engine files made of it already, by format: engines that read the same one share it."""
+    """What was made of it already: engine files by format, half programs by precision; engines that
+    need the same one share it."""
     observers: dict[str, dict[str, Any]] = field(
         init=False, default_factory=dict, compare=False, repr=False
     )
