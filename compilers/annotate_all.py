@@ -79,7 +79,7 @@ class EveryOperator(IntegerKernels):
         if _fuses(floats[0]) and fused_clip(floats[0]) is node:
             mark(node, QuantizationAnnotation(output_qspec=self.activation))
             return
-        inputs = {source: self.activation for source in floats}
+        inputs: dict[Any, Any] = {source: self.activation for source in floats}
         if node.target in WEIGHTED and is_weight(node.args[1]):
             inputs = {floats[0]: self.activation, node.args[1]: WEIGHT[WEIGHTED[node.target]]}
         elif node.target is aten.layer_norm.default and len(floats) > 1:
@@ -157,7 +157,7 @@ def _group_norm(
     """By instances: ONNX's own operator for it is refused by QNN in another layout than it asks."""
     parts = x.reshape(x.shape[0], groups, -1)
     normal = aten.instance_norm.default(parts, None, None, None, None, True, 0.0, eps, False)
-    y = normal.reshape(x.shape)
+    y: Tensor = normal.reshape(x.shape)
     each = (-1, *[1] * (x.dim() - 2))
     y = y if weight is None else y * weight.reshape(each)
     return y if bias is None else y + bias.reshape(each)
