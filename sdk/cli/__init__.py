@@ -87,12 +87,14 @@ def _print_json(kind: str, parts: dict[str, str], code: int) -> None:
 
 
 def _show_own_warnings_only(debug: bool) -> None:
-    """A fallback is always told, in one line; what libraries warn of only with `--debug`."""
+    """Our own warnings are told, each in one line; what libraries warn of only with `--debug`."""
     if debug:
         return
     from sdk.cli.output import say
     from sdk.placement import FallbackWarning
+    from sdk.search.cache import CacheWarning
 
     warnings.simplefilter("ignore")
-    warnings.simplefilter("always", FallbackWarning)
+    for kind in (FallbackWarning, CacheWarning):
+        warnings.simplefilter("always", kind)
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")

@@ -99,8 +99,7 @@ class CachedBuilder(Builder):
         target = self.settings.target.with_precision(precision)
         # a stand-in needs the program itself, and that is most of the work
         if self.cache is None or not support_of(target).run:
-            self.built += 1
-            return super().made(precision, keep_float=keep_float)
+            return self._counted(precision, keep_float)
         key = self._key("build", target, sorted(keep_float))
         folder = self.folder / f"{key[:16]}-{precision}"
         found = self.cache.get(key, Outcome, folder)
@@ -137,10 +136,19 @@ class CachedBuilder(Builder):
             self.cache.put(key, found)
         return list(zip(found.layers, found.costs, strict=True))
 
-    def _make(self, cache: Cache, key: str, precision: str, keep_float: Sequence[str]) -> Built:
-        self.built += 1
+    def _counted(self, precision: str, keep_float: Sequence[str]) -> Built:
+        """A refusal is an answer, too; an interruption is none."""
         try:
             built = super().made(precision, keep_float=keep_float)
+        except LASTING:
+            self.built += 1
+            raise
+        self.built += 1
+        return built
+
+    def _make(self, cache: Cache, key: str, precision: str, keep_float: Sequence[str]) -> Built:
+        try:
+            built = self._counted(precision, keep_float)
         except LASTING as error:
             cache.put(key, Outcome(refusal=_refusal(error)))
             raise

@@ -246,11 +246,14 @@ def test_interrupted_and_taken_up(tmp_path: Path) -> None:
     assert found.artifact.manifest.kept.float_layers == ("wide",)
 
 
-def test_a_flipped_byte_is_told_of_and_built_again(tune: Tune, cache: Path) -> None:
-    file = next(cache.glob("builds/*/files/files/*"))
+def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
+
+
+def test_a_flipped_byte_is_told_of_and_built_again(tune: Tune, cache: Path) -> None:
+    flip(next(cache.glob("builds/*/files/files/*")))
     with pytest.warns(CacheWarning, match="is damaged: it is made again"):
         found = tune()
     assert found.built == 1
@@ -293,6 +296,28 @@ def test_another_constant_is_another_program() -> None:
 
     digests = {capture(Shift(by), torch.zeros(3), None).digest() for by in (1.0, 1.0, 2.0)}
     assert len(digests) == 2
+
+
+def test_compile_searches_where_the_precision_is_auto(
+    warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(warm, tmp_path / "edge-sdk")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lowered: list[str] = []
+    artifact = sdk.compile(
+        MODEL,
+        inputs=FEEDS[0],
+        target="torch:cpu:auto",
+        output=tmp_path / "m.edge",
+        calibration=FEEDS,
+        metric=closeness,
+        max_drop=0.05,
+        threads=1,
+        progress=lambda what, *_: lowered.append(what) if "lower" in what else None,
+    )
+    assert artifact.manifest.target == "torch:cpu:int8"
+    assert artifact.manifest.requested == "torch:cpu:auto"
+    assert lowered == []
 
 
 def test_no_cache_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,10 +456,12 @@ def test_the_command(edge: Callable[..., tuple[int, str, str]]) -> None:
     assert data["metric"] == "size"
     assert "candidate 2 of 7, fp16" in err
     assert "<svg" in Path("r.html").read_text()
+    flip(next(Path("c").glob("builds/*/files/files/*")))
     code, out, err = edge("--overwrite", *metric)
     assert code == 0, err
+    assert "is damaged: it is made again" in err
     assert "Pareto front" in out
-    assert f"0 built, {len(data['candidates'])} from the cache" in out
+    assert f"1 built, {len(data['candidates']) - 1} from the cache" in out
 
 
 def test_the_command_used_wrongly(
