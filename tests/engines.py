@@ -86,9 +86,9 @@ ROWS = (
     row("openvino:cpu:bf16"),
     row("openvino:cpu:int8"),
     row("openvino:cpu:w8", LINEAR),
-    row("coreml:cpu:fp32", quick=("mlp", "conv_transpose", "attention", "echo", "scalar")),
-    row("coreml:cpu:fp16", quick=("mobile_block", "group_norm", "tied_weights", "several")),
-    row("coreml:cpu:int8", quick=("conv_bn_relu", "upsample", "conv1d", "buffers")),
+    row("coreml:cpu:fp32", quick=("conv_transpose", "echo", "scalar")),
+    row("coreml:cpu:fp16", quick=("mobile_block", "attention", "several")),
+    row("coreml:cpu:int8", quick=("conv_bn_relu", "upsample", "buffers")),
     row("coreml:cpu:w8", LINEAR, quick=("conv1d",)),  # int4, int2 and palettes: test_coreml.py
     row("tensorrt:gpu:fp32"),  # int8, bf16, fp8 and int4: test_tensorrt_build.py
     row("tensorrt:gpu:fp16"),
