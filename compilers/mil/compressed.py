@@ -15,10 +15,11 @@ from coremltools.converters.mil.frontend._utils import (
     _construct_constexpr_lut_op,
 )
 from coremltools.converters.mil.frontend.torch.ops import _get_inputs
-from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
+
+from sdk.compilers.mil.frontend import translates
 
 
-@register_torch_op(torch_alias=["quantized_decomposed::dequantize_per_channel_group"])
+@translates("quantized_decomposed::dequantize_per_channel_group")
 def dequantize_per_channel_group(context: Any, node: Any) -> None:
     """Integers [N, K] times scales [N, K / group]."""
     q, scale, zero_point, low, high = _get_inputs(context, node)[:5]
@@ -35,7 +36,7 @@ def dequantize_per_channel_group(context: Any, node: Any) -> None:
     context.add(value)
 
 
-@register_torch_op
+@translates()
 def take(context: Any, node: Any) -> None:
     """A palette at constant indices; of anything else, the flat tensor at the indices."""
     table, indices = _get_inputs(context, node, expected=2)

@@ -179,7 +179,8 @@ def read_package(package: Path, function: str = "main") -> Graph:
     found = program.functions[function]
     reader = _Reader()
     block = reader.block(found)
-    states, inputs = {}, {}
+    states: dict[str, Result] = {}
+    inputs: dict[str, Result] = {}
     for name, var in found.inputs.items():
         (states if _is_state(var) else inputs)[name] = _result(var)
     return Graph(block, reader.constants, inputs, states)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch._ops import OpOverload
 
 from sdk.extras import quiet, require
+
+
+Translation = Callable[[Any, Any], None]
 
 
 @contextlib.contextmanager
@@ -37,5 +40,16 @@ def is_translated(operator: OpOverload) -> bool:
     with hushed():  # they import coremltools
         from sdk.compilers.mil import compressed, translations  # noqa: F401
     registry = coremltools("coremltools.converters.mil.frontend.torch.torch_op_registry")
-    kind = registry.sanitize_op_kind(operator.name())
+    kind = registry.sanitize_op_kind(operator.name())  # type: ignore[no-untyped-call]
     return kind in registry._TORCH_OPS_REGISTRY.name_to_func_mapping
+
+
+def translates(*aliases: str) -> Callable[[Translation], Translation]:
+    """Register a function for the operator of its name, and for aliases, before coremltools' own."""
+    registry = coremltools("coremltools.converters.mil.frontend.torch.torch_op_registry")
+
+    def register(function: Translation) -> Translation:
+        registry.register_torch_op(function, torch_alias=list(aliases), override=True)
+        return function
+
+    return register

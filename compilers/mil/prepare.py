@@ -28,7 +28,7 @@ ROUNDS = 4  # a decomposition may bring operators that need one themselves
 
 def prepare(exported: ExportedProgram) -> ExportedProgram:
     """A copy of `exported` for coremltools: decomposed, functional, with borders Core ML has."""
-    program = exported.run_decompositions({})
+    program: ExportedProgram = exported.run_decompositions({})
     for _ in range(ROUNDS):
         table = dict(_decompositions(program))
         if not table:

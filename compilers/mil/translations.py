@@ -10,19 +10,20 @@ from typing import Any
 
 from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.frontend.torch.ops import _get_inputs
-from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
+from sdk.compilers.mil.frontend import translates
 
-@register_torch_op(torch_alias=["alias"], override=True)
+
+@translates("alias")
 def same_value(context: Any, node: Any) -> None:
     """A view of a whole tensor; also how one value becomes two outputs."""
     (x,) = _get_inputs(context, node, expected=1)
     context.add(mb.identity(x=x, name=node.name))
 
 
-@register_torch_op(override=True)
+@translates()
 def gelu(context: Any, node: Any) -> None:
     """Exact, or by tanh where the keyword says so: coremltools only reads a second argument."""
     (x,) = _get_inputs(context, node, expected=1)
@@ -31,28 +32,28 @@ def gelu(context: Any, node: Any) -> None:
     context.add(mb.gelu(x=x, mode=mode, name=node.name))
 
 
-@register_torch_op(override=True)
+@translates()
 def embedding(context: Any, node: Any) -> None:
     """Rows of a table, without int32 arithmetic for negative indices, which it never has."""
     table, indices = _get_inputs(context, node)[:2]
     context.add(mb.gather(x=table, indices=indices, axis=0, name=node.name))
 
 
-@register_torch_op
+@translates()
 def bitwise_or(context: Any, node: Any) -> None:
     """Of flags only: Core ML has no bits of whole numbers."""
     x, y = _flags(context, node)
     context.add(mb.logical_or(x=x, y=y, name=node.name))
 
 
-@register_torch_op
+@translates()
 def bitwise_xor(context: Any, node: Any) -> None:
     """Of flags only: Core ML has no bits of whole numbers."""
     x, y = _flags(context, node)
     context.add(mb.logical_xor(x=x, y=y, name=node.name))
 
 
-@register_torch_op(torch_alias=["prod.dim_int"])
+@translates("prod.dim_int")
 def prod(context: Any, node: Any) -> None:
     """Over one axis, or over all."""
     x, *rest = _get_inputs(context, node)
@@ -68,14 +69,14 @@ def _flags(context: Any, node: Any) -> list[Any]:
     return operands
 
 
-@register_torch_op(override=True)
+@translates()
 def clamp_min(context: Any, node: Any) -> None:
     """Of whole numbers too, and with a bound of another type."""
     x, low = promote_input_dtypes(_get_inputs(context, node, expected=2))
     context.add(mb.maximum(x=x, y=low, name=node.name))
 
 
-@register_torch_op(override=True)
+@translates()
 def clamp_max(context: Any, node: Any) -> None:
     """Of whole numbers too, and with a bound of another type."""
     x, high = promote_input_dtypes(_get_inputs(context, node, expected=2))

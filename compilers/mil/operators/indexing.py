@@ -34,7 +34,7 @@ def gather(x: Tensor, indices: Tensor, axis: Tensor, batch_dims: Tensor, **_: ob
     if batch:
         pairs = zip(x.flatten(0, batch - 1), found.flatten(0, batch - 1), strict=True)
         parts = [_take(sample, index, along - batch) for sample, index in pairs]
-        return torch.stack(parts).unflatten(0, x.shape[:batch])
+        return torch.unflatten(torch.stack(parts), 0, x.shape[:batch])
     return _take(x, found, along)
 
 
@@ -55,7 +55,7 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: Tensor, **_: object) -> Te
     if batch:
         pairs = zip(x.flatten(0, batch - 1), indices.flatten(0, batch - 1), strict=True)
         parts = [_pick(sample, index) for sample, index in pairs]
-        return torch.stack(parts).unflatten(0, x.shape[:batch])
+        return torch.unflatten(torch.stack(parts), 0, x.shape[:batch])
     return _pick(x, indices)
 
 

@@ -56,8 +56,8 @@ def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: Tensor, batch_axis: T
     """Turn the first `lengths[i]` steps of sample i round."""
     along, batch = axis_of(seq_axis, x.dim()), axis_of(batch_axis, x.dim())
     samples = []
-    for sample, count in zip(x.split(1, batch), ints(lengths), strict=True):
-        front, rest = sample.split((count, x.shape[along] - count), along)
+    for sample, count in zip(torch.split(x, 1, batch), ints(lengths), strict=True):
+        front, rest = torch.split(sample, [count, x.shape[along] - count], along)
         samples.append(torch.cat([front.flip(along), rest], along))
     return torch.cat(samples, batch)
 
@@ -143,9 +143,9 @@ def split(
     """Equal parts, or parts of the sizes given."""
     along = axis_of(axis, x.dim())
     if split_sizes is not None:
-        return x.split(ints(split_sizes), along)
+        return torch.split(x, ints(split_sizes), along)
     assert num_splits is not None
-    return x.split(x.shape[along] // int(num_splits), along)
+    return torch.split(x, x.shape[along] // int(num_splits), along)
 
 
 def pad(x: Tensor, pad: Tensor, mode: str, constant_val: Tensor) -> Tensor:
