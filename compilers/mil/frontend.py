@@ -12,7 +12,6 @@ from torch._ops import OpOverload
 
 from sdk.extras import quiet, require
 
-
 Translation = Callable[[Any, Any], None]
 
 
@@ -45,7 +44,7 @@ def is_translated(operator: OpOverload) -> bool:
 
 
 def translates(*aliases: str) -> Callable[[Translation], Translation]:
-    """Register a function for the operator of its name, and for aliases, before coremltools' own."""
+    """Register a function under its name and aliases, in place of coremltools' own."""
     registry = coremltools("coremltools.converters.mil.frontend.torch.torch_op_registry")
 
     def register(function: Translation) -> Translation:
