@@ -44,7 +44,7 @@ class DraftTree:
     probs: tuple[Row | None, ...] = field(default=(), compare=False)
     """For each node the distribution its *children* were drawn from; the root's comes first.
 
-    Of length n + 1, or empty where the draft is deterministic.
+    Of length n + 1, or empty where the drafter has none; nobody needs them of deterministic drafts.
     """
     scores: tuple[float, ...] = ()
     """For each node how likely its drafter thinks it is accepted; empty where it has no idea."""

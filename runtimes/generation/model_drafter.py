@@ -211,5 +211,5 @@ class Growing:
         tokens, parents = tuple(self.tokens), tuple(self.parents)
         if sampling != DETERMINISTIC:
             return DraftTree(tokens, parents, sampling, tuple(self.probs), tuple(self.scores))
-        tree = DraftTree(tokens, parents, sampling, (), tuple(self.scores))
+        tree = DraftTree(tokens, parents, sampling, tuple(self.probs), tuple(self.scores))
         return restricted(tree, sorted(self.best(range(len(self)), budget or len(self))))

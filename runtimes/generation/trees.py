@@ -63,7 +63,7 @@ def restricted(tree: DraftTree, nodes: Iterable[int]) -> DraftTree:
         tuple(tree.tokens[node] for node in place),
         tuple(new[tree.parents[node]] for node in place),
         tree.sampling,
-        (),
+        (tree.probs[0], *([None] * len(place))) if tree.probs else (),
         tuple(tree.scores[node] for node in place) if tree.scores else (),
     )
 
