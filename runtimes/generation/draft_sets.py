@@ -44,12 +44,12 @@ def _with(q: Row, support: list[int], n: int) -> Iterator[tuple[tuple[int, ...],
 
 
 def _without(q: Row, support: list[int], n: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    total = float(q.sum())
     for tokens in itertools.permutations(support, n):
-        probability, left = 1.0, total
+        left = dict.fromkeys(support)
+        probability = 1.0
         for token in tokens:
-            probability *= float(q[token]) / left if left > 0 else 0.0
-            left -= float(q[token])
+            probability *= float(q[token] / q[list(left)].sum())
+            del left[token]
         yield tokens, probability
 
 
