@@ -1,12 +1,28 @@
-"""How much to draft."""
+"""How much to draft: from what a round costs and what it brings."""
 
 from __future__ import annotations
 
-from sdk.runtimes.generation.contracts import Outcome
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from sdk.errors import InputError
+from sdk.runtimes.generation.contracts import DecoderSession, Outcome
+
+Cost = Callable[[int], float]
+"""r(k): time of a forward pass over k tokens, in passes over one."""
+
+
+def _constant(width: int) -> float:  # noqa: ARG001  a cost that does not depend on it
+    return 1.0
 
 
 class Fixed:
     """Always the same."""
+
+    predicted_speedup: float | None = None
 
     def __init__(self, num_draft_tokens: int = 4) -> None:
         self.num_draft_tokens = num_draft_tokens
@@ -17,3 +33,163 @@ class Fixed:
 
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
+
+
+class Heuristic:
+    """Two more after a draft taken whole, one less after any other: Hugging Face's rule."""
+
+    predicted_speedup: float | None = None
+
+    def __init__(self, start: int = 5, *, most: int = 16) -> None:
+        self._count, self._most = start, most
+
+    def next(self) -> int:
+        """At least 1."""
+        return self._count
+
+    def observe(self, outcome: Outcome) -> None:
+        """Rounds without a draft say nothing."""
+        if outcome.tree:
+            step = 2 if outcome.verdict.bonus else -1
+            self._count = min(self._most, max(1, self._count + step))
+
+
+def expected_tokens(alpha: float, length: int) -> float:
+    """Tokens of a round with a chain of `length`, each accepted with alpha: (1-a^(g+1)) / (1-a)."""
+    return length + 1.0 if alpha == 1 else (1 - alpha ** (length + 1)) / (1 - alpha)
+
+
+def expected_speedup(alpha: float, length: int, draft_cost: float, cost: Cost = _constant) -> float:
+    """Over plain decoding; a drafted token takes `draft_cost` of a plain step."""
+    return expected_tokens(alpha, length) / (cost(length + 1) + length * draft_cost)
+
+
+def best_length(alpha: float, draft_cost: float, *, cost: Cost = _constant, most: int = 64) -> int:
+    """The chain's length of the best expected speed-up; 0 where plain decoding is fastest."""
+    return max(
+        range(most + 1), key=lambda length: expected_speedup(alpha, length, draft_cost, cost)
+    )
+
+
+class CostTable:
+    """r(k) from a few measured widths, straight lines between them and on behind the last."""
+
+    def __init__(self, relative: Mapping[int, float]) -> None:
+        if relative.get(1) != 1.0 or min(relative.values()) <= 0 or min(relative) < 1:
+            raise InputError(
+                "These are not costs relative to a pass over one token.",
+                expected="positive times by width, and 1.0 for width 1",
+                got=dict(relative),
+            )
+        self._widths = sorted(relative)
+        self._costs = [relative[width] for width in self._widths]
+        *_, before, last = [(1, 1.0), *zip(self._widths, self._costs, strict=True)]
+        self._slope = max(0.0, last[1] - before[1]) / max(1, last[0] - before[0])
+
+    def __call__(self, width: int) -> float:
+        """r(width)."""
+        beyond = max(0, width - self._widths[-1])
+        return float(np.interp(width, self._widths, self._costs)) + beyond * self._slope
+
+    @classmethod
+    def measure(
+        cls, session: DecoderSession, *, widths: Sequence[int] = (1, 2, 3, 5, 9, 17), runs: int = 7
+    ) -> CostTable:
+        """By the clock, in turn, on a session with a few committed tokens; it stays as it is."""
+        room = session.capacity - session.length
+        fitting = [width for width in widths if width <= room]
+        times: dict[int, list[float]] = {width: [] for width in fitting}
+        for _ in range(runs):
+            for width in fitting:
+                start = time.perf_counter()
+                session.forward([0] * width)
+                times[width].append(time.perf_counter() - start)
+        session.rollback(session.length)
+        medians = {width: statistics.median(taken) for width, taken in times.items()}
+        return cls({width: taken / medians[1] for width, taken in medians.items()})
+
+
+FORGET = 0.97
+"""Weight of the past, per draft."""
+PRIOR, PRIOR_WEIGHT = 0.6, 2.0
+"""What is thought of a depth that was not tried, and how many trials that is worth."""
+PROBE = 2
+"""Nodes of the drafts that try again after a rest."""
+PROBES = 2
+"""How many of them there are."""
+
+
+class Adaptive:
+    """The size with the best predicted speed-up, or none at all for a while.
+
+    It learns how likely a draft is accepted to each depth, and what drafting costs. Where no size
+    pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
+    that does not pay either: text that cannot be guessed costs next to nothing.
+    """
+
+    def __init__(
+        self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 256
+    ) -> None:
+        self._cost, self._most = cost, most
+        self._first_rest, self._longest_rest = cooldown, longest_cooldown
+        self._rest, self._resting = cooldown, 0
+        self._tried = np.zeros(most)
+        self._taken = np.zeros(most)
+        self._step_ms = self._node_ms = 0.0
+        self._nodes_per_level = 1.0
+        self.predicted_speedup: float | None = None
+
+    def next(self) -> int:
+        """0 while it rests."""
+        if self._resting:
+            self._resting -= 1
+            return PROBE if self._resting < PROBES else 0
+        size, self.predicted_speedup = self._best()
+        if self.predicted_speedup > 1:
+            self._rest = self._first_rest
+            return size
+        self._resting = self._rest
+        self._rest = min(2 * self._rest, self._longest_rest)
+        return 0
+
+    def observe(self, outcome: Outcome) -> None:
+        """Depths and times of a round."""
+        size = len(outcome.tree)
+        self._step_ms = _mean(self._step_ms, outcome.verify_ms / self._cost(size + 1))
+        if not size:
+            return
+        self._node_ms = _mean(self._node_ms, outcome.draft_ms / size)
+        depth = max(outcome.tree.depths())
+        self._nodes_per_level = _mean(self._nodes_per_level, size / depth)
+        accepted = len(outcome.verdict.path)
+        self._tried *= FORGET
+        self._taken *= FORGET
+        self._tried[: accepted + (not outcome.verdict.bonus)] += 1
+        self._taken[:accepted] += 1
+
+    def _best(self) -> tuple[int, float]:
+        """Size and its predicted speed-up."""
+        draft_cost = self._node_ms / self._step_ms if self._step_ms else 0.0
+        survival = np.concatenate([[1.0], np.cumprod(self._hazards())])
+        tokens = np.cumsum(survival)
+        sizes = range(1, self._most + 1)
+        depths = [size / self._nodes_per_level for size in sizes]
+        brought = np.interp(depths, np.arange(len(tokens)), tokens)
+        spent = [self._cost(size + 1) + size * draft_cost for size in sizes]
+        speedups = brought / np.array(spent)
+        best = int(speedups.argmax())
+        return sizes[best], float(speedups[best])
+
+    def _hazards(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """[most]: Pr(a node is accepted, given its parent was), by depth from 1."""
+        weight = PRIOR_WEIGHT
+        pooled = (self._taken.sum() + weight * PRIOR) / (self._tried.sum() + weight)
+        found: np.ndarray[tuple[int], np.dtype[np.float64]] = (self._taken + weight * pooled) / (
+            self._tried + weight
+        )
+        return found
+
+
+def _mean(before: float, now: float) -> float:
+    """A running mean that starts with its first value."""
+    return 0.9 * before + 0.1 * now if before else now

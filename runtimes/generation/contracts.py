@@ -198,6 +198,9 @@ class Drafter(Protocol):
 class BudgetPolicy(Protocol):
     """How many nodes the next draft may have."""
 
+    predicted_speedup: float | None
+    """Of the last choice over plain decoding, where the policy has an opinion."""
+
     def next(self) -> int:
         """0 for a plain step."""
         ...

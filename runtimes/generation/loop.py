@@ -167,9 +167,11 @@ class Generation:
             return as_chain(forced[: max(room, 0)])
         budget = min(room, self._budget.next()) if self._drafter is not None else 0
         if self._drafter is None or budget <= 0:
+            self.statistics.rounds_off += self._drafter is not None
             return NOTHING
         tree = self._drafter.propose(self._context, budget)
         tree = checked(tree, budget, session.vocabulary, self._drafter)
+        self.statistics.rounds_without_guess += not tree
         return legal(tree, self._transforms, self._state)
 
     def _forced(self) -> Sequence[int]:
@@ -202,6 +204,7 @@ class Generation:
         if self._drafter is None:
             return
         self._budget.observe(outcome)
+        self.statistics.predicted_speedup = self._budget.predicted_speedup
         self._drafter.observe(outcome)
         self.statistics.draft_forward_passes = self._drafter.forward_passes - self._passes
 

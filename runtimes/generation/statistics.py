@@ -19,6 +19,12 @@ class Statistics:
     num_rounds: int = 0
     num_drafts: int = 0
     """Rounds with a draft that was not empty."""
+    rounds_off: int = 0
+    """Rounds in which the budget allowed no draft."""
+    rounds_without_guess: int = 0
+    """Rounds in which the drafter had nothing to say."""
+    predicted_speedup: float | None = None
+    """The budget's last prediction."""
     draft_tokens_proposed: int = 0
     draft_tokens_evaluated: int = 0
     draft_tokens_accepted: int = 0
@@ -35,6 +41,8 @@ class Statistics:
     draft_ms: float = 0.0
     verify_ms: float = 0.0
     """In the target's forward passes, without the prompt's."""
+    plain_ms: float = 0.0
+    """Of `verify_ms`, the part of rounds without a draft."""
     total_ms: float = 0.0
 
     def count(self, outcome: Outcome) -> None:
@@ -45,6 +53,7 @@ class Statistics:
         self.draft_ms += outcome.draft_ms
         self.verify_ms += outcome.verify_ms
         if not outcome.tree:
+            self.plain_ms += outcome.verify_ms
             return
         self.num_drafts += 1
         self.draft_tokens_proposed += len(outcome.tree)
@@ -87,6 +96,12 @@ class Statistics:
         return _share(1000 * self.new_tokens, self.total_ms)
 
     @property
+    def speedup(self) -> float:
+        """Against this request's own rounds without a draft; 0 where there were none."""
+        plain = _share(self.plain_ms, self.num_rounds - self.num_drafts)
+        return _share(self.new_tokens * plain, self.total_ms - self.prefill_ms)
+
+    @property
     def overhead_ms(self) -> float:
         """The SDK's own part per round: neither the target's nor the drafter's."""
         spent = self.total_ms - self.prefill_ms - self.draft_ms - self.verify_ms
@@ -105,6 +120,7 @@ RATES = (
     "mean_accepted_tokens",
     "tpot_ms",
     "tokens_per_second",
+    "speedup",
     "overhead_ms",
 )
 
