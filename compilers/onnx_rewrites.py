@@ -49,9 +49,9 @@ def use_matrix_products(graph: GraphProto) -> None:
     values = (*graph.value_info, *graph.output)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        weight = wires.pointwise_weight(conv)
+        weight = wires.weight_of(conv)
         one_pixel = shapes.get(conv.input[0], [])[2:] == [1, 1] and not _pads(conv)
-        if weight is None or not one_pixel or wires.is_quantized(conv):
+        if weight is None or weight.dims[2:] != [1, 1] or not one_pixel or wires.is_quantized(conv):
             continue
         del weight.dims[2:]
         reader = wires.only_reader(conv)
@@ -193,16 +193,13 @@ class Wires:
             return None
         return np.asarray(data * weight, np.float32)  # type: ignore[operator]
 
-    def pointwise_weight(self, conv: NodeProto) -> TensorProto | None:
-        """The stored integers of an int8 1 x 1 convolution that alone reads them."""
+    def weight_of(self, conv: NodeProto) -> TensorProto | None:
+        """The stored integers of an int8 convolution without groups that alone reads them."""
         if self.product_scale(conv) is None or len(self.readers[conv.input[1]]) != 1:
             return None
         name = self.maker[conv.input[1]].input[0]
-        weight = self.stored.get(name)
         groups = next((a.i for a in conv.attribute if a.name == "group"), 1)
-        if weight is None or len(self.readers[name]) != 1 or groups != 1:
-            return None
-        return weight if weight.dims[2:] == [1, 1] else None
+        return self.stored.get(name) if len(self.readers[name]) == 1 and groups == 1 else None
 
     def is_quantized(self, conv: NodeProto) -> bool:
         """Whether what alone reads the convolution, maybe behind a clip, is a Q node."""
