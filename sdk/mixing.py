@@ -1,8 +1,9 @@
 """Static precisions with some layers in float: as few as the budget needs.
 
 Layers are ranked by what quantizing each alone does to the outputs. The budget's verdict is taken
-to be monotone in k, the number of layers in float from the top of the ranking: bisection finds the
-least k that passes in O(log n) builds. Then layers among these k that are not needed go back.
+to be monotone in k, the number of layers in float from the top of the ranking: doubling k until it
+passes and bisecting below finds the least k in O(log k) builds. Then layers among these k that are
+not needed go back.
 """
 
 from __future__ import annotations
@@ -59,15 +60,18 @@ def least_float(ranked: Sequence[str], attempt: Attempt) -> Built | None:
             tried[key] = attempt(layers)
         return tried[key]
 
-    most = len(ranked) // 2
-    if most == 0 or once(ranked[:most]) is None:
+    least = least_count(len(ranked) // 2, lambda k: once(ranked[:k]) is not None)
+    return None if least is None else once(_given_back(list(ranked[:least]), once))
+
+
+def least_count(most: int, check: Callable[[int], bool]) -> int | None:
+    """The least k in 1..most with `check(k)`, which is monotone; None where there is none."""
+    fails, passes = 0, 1
+    while passes < most and not check(passes):
+        fails, passes = passes, 2 * passes
+    passes = min(passes, most)
+    if passes <= fails or not check(passes):
         return None
-    least = bisect(0, most, lambda k: once(ranked[:k]) is not None)
-    return once(_given_back(list(ranked[:least]), once))
-
-
-def bisect(fails: int, passes: int, check: Callable[[int], bool]) -> int:
-    """The least k above `fails` with `check(k)`, which is monotone and holds at `passes`."""
     while passes - fails > 1:
         middle = (fails + passes) // 2
         if check(middle):

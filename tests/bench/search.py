@@ -186,7 +186,7 @@ def tuned(
     name: str, network: Network, engine: str, folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One search and the run against the single precisions."""
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     search = sdk.tune(
         network.program,
         target=f"{engine}:cpu:auto",
@@ -194,7 +194,7 @@ def tuned(
         cache=False,
         **options_of(network, options.threads),
     )
-    seconds = time.monotonic() - start
+    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
     if options.report is not None:
         search.save(options.report / f"{name}-{engine}.html")
     others = dict(singles(network, engine, folder, options.threads))
@@ -203,6 +203,7 @@ def tuned(
         "network": name,
         "engine": engine,
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "kept": kept.target,
         "float_layers": kept.float_layers,
         "ratios": ratios(search.artifact, others, network.example, options.threads),
@@ -223,7 +224,8 @@ def table(row: dict[str, Any]) -> str:
     """A search for people."""
     search = row["search"]
     lines = [
-        f"{row['network']} on {row['engine']}: {row['seconds']:.0f} s, {search['built']} builds, "
+        f"{row['network']} on {row['engine']}: {row['seconds']:.0f} s "
+        f"({row['cpu_seconds']:.0f} s of processor time), {search['built']} builds, "
         f"kept {row['kept']}{'' if row['holds'] else '  DOES NOT HOLD'}"
     ]
     for c in search["candidates"]:
