@@ -19,6 +19,12 @@ class Cached:
         """The committed tokens, in the cache's order."""
         self._busy = threading.Lock()
 
+    def fork(self) -> Cached:
+        """A cache of its own with the same tokens."""
+        forked = Cached(self.session.fork())
+        forked.tokens = list(self.tokens)
+        return forked
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold the cache for one request; GenerationError where another request holds it."""

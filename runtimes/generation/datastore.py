@@ -62,6 +62,8 @@ class Datastore:
             return self.text(rank, len(wanted))
 
         low = bisect_left(ranks, wanted, key=begins)
+        if low == self.length or begins(low) != wanted:
+            return range(0)
         return range(low, bisect_right(ranks, wanted, lo=low, key=begins))
 
     def text(self, rank: int, count: int, *, skip: int = 0) -> list[int]:

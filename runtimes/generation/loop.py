@@ -26,7 +26,6 @@ from sdk.runtimes.generation.contracts import (
     DraftTree,
     Outcome,
     Request,
-    Verdict,
     Verifier,
 )
 from sdk.runtimes.generation.rows import NodeRows
@@ -96,7 +95,7 @@ class Generation:
         with self._cached.in_use():
             start = time.perf_counter()
             self._begin()
-            self.statistics.prefill_ms = self.statistics.total_ms = _since(start)
+            self.statistics.prefill_ms = self.statistics.total_ms = since(start)
             try:
                 yield from self._rounds()
             finally:
@@ -107,7 +106,7 @@ class Generation:
         while not self._finished():
             start = time.perf_counter()
             found = self._round()
-            self.statistics.total_ms += _since(start)
+            self.statistics.total_ms += since(start)
             self.statistics.ttft_ms = self.statistics.ttft_ms or self.statistics.total_ms
             yield from found
 
@@ -146,14 +145,14 @@ class Generation:
         root = self._context[-1]
         start = time.perf_counter()
         tree = self._draft()
-        draft_ms, start = _since(start), time.perf_counter()
+        draft_ms, start = since(start), time.perf_counter()
         step = self._cached.feed_tree(root, tree)
-        verify_ms = _since(start)
+        verify_ms = since(start)
         rows = NodeRows(tree, step.logits, self._transforms, self._state, self._ends)
         verdict = self.verifier.verify(tree, rows, self._chance, len(self._context))
-        found = self._tokens_of(tree, verdict, rows)
+        found = self._tokens_of(tree, verdict.path, [verdict.token], rows)
         self._cached.keep(root, tree, verdict.path)
-        self._advance(found, verdict, rows)
+        self._advance(found, rows, verdict.path, [verdict.token])
         committed = tuple(token.id for token in found)
         self._learn(Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features))
         return found
@@ -179,25 +178,33 @@ class Generation:
         constraint = self._transforms.constraint
         return () if constraint is None else constraint.forced(self._state.constraint)
 
-    def _tokens_of(self, tree: DraftTree, verdict: Verdict, rows: NodeRows) -> list[Token]:
-        """The round's tokens, cut where the output ends."""
-        nodes = (ROOT, *verdict.path)
-        ids = [tree.tokens[node] for node in verdict.path] + [verdict.token]
+    def _tokens_of(
+        self, tree: DraftTree, path: Sequence[int], more: Sequence[int], rows: NodeRows
+    ) -> list[Token]:
+        """The tokens of `path` and then `more`, cut where the output ends."""
+        nodes = (ROOT, *path)
+        ids = [*(tree.tokens[node] for node in path), *more]
         found: list[Token] = []
         for index, (node, token) in enumerate(zip(nodes, ids[: self._left()], strict=False)):
             logprob = rows.logprob(node, token) if self._config.logprobs else None
-            found.append(Token(token, index < len(verdict.path), logprob))
+            found.append(Token(token, index < len(path), logprob))
             if token in self._ends:
                 self.finish_reason = EOS if token in self._config.eos else STOP
                 break
         return found
 
-    def _advance(self, found: Sequence[Token], verdict: Verdict, rows: NodeRows) -> None:
+    def _advance(
+        self, found: Sequence[Token], rows: NodeRows, path: Sequence[int], more: Sequence[int]
+    ) -> None:
+        """Go on to the end of `path` and `more`."""
         self._context += [token.id for token in found]
         self.statistics.new_tokens += len(found)
-        state = rows.state(verdict.path[-1] if verdict.path else ROOT)
-        if not self.finish_reason and state is not None:
-            self._state = self._transforms.advance(state, verdict.token)
+        state = rows.state(path[-1] if path else ROOT)
+        if self.finish_reason or state is None:
+            return
+        for token in more:
+            state = self._transforms.advance(state, token)
+        self._state = state
 
     def _learn(self, outcome: Outcome) -> None:
         self.statistics.count(outcome)
@@ -209,6 +216,6 @@ class Generation:
         self.statistics.draft_forward_passes = self._drafter.forward_passes - self._passes
 
 
-def _since(start: float) -> float:
+def since(start: float) -> float:
     """Milliseconds."""
     return 1000 * (time.perf_counter() - start)

@@ -23,6 +23,9 @@ from sdk.runtimes.generation.siblings import draw
 from sdk.runtimes.generation.transforms import State, Transforms
 from sdk.runtimes.generation.trees import restricted
 
+REMEMBERED = 4
+"""Proposals that can be taken back: the last one, and those that it was built on."""
+
 
 class ModelDrafter:
     """Drafts with another session of the same vocabulary.
@@ -66,6 +69,7 @@ class ModelDrafter:
         self._request, self._trusted = request, 0
         self._state = request.transforms.start(request.prompt)
         self._seen = len(request.prompt)
+        self._earlier = {self._seen: self._state}
         self._random = self.sampling != DETERMINISTIC and not request.transforms.greedy
         if self._seen <= self.cached.session.capacity:
             missing = self.cached.align(request.prompt)
@@ -74,9 +78,7 @@ class ModelDrafter:
     def propose(self, context: Sequence[int], budget: int) -> DraftTree:
         """A chain or a tree; nothing where the draft's own cache has no room."""
         budget = min(budget, self.cached.session.capacity - len(context))
-        for token in context[self._seen :]:
-            self._state = self._request.transforms.advance(self._state, token)
-        self._seen = len(context)
+        self._read(context)
         if budget < 1:
             return NOTHING
         logits = self._catch_up(context)
@@ -84,6 +86,22 @@ class ModelDrafter:
 
     def observe(self, outcome: Outcome) -> None:
         """The next context says it all."""
+
+    def rewind(self, length: int) -> None:
+        """Take back what was proposed after more than `length` tokens of context."""
+        self._trusted = min(self._trusted, length)
+        self._earlier = {seen: state for seen, state in self._earlier.items() if seen <= length}
+        self._seen = max(self._earlier)
+        self._state = self._earlier[self._seen]
+
+    def _read(self, context: Sequence[int]) -> None:
+        """Bring the transforms' state to the context's end, and note it for a while."""
+        for token in context[self._seen :]:
+            self._state = self._request.transforms.advance(self._state, token)
+        self._seen = len(context)
+        self._earlier[self._seen] = self._state
+        while len(self._earlier) > REMEMBERED:
+            del self._earlier[min(self._earlier)]
 
     def _catch_up(self, context: Sequence[int]) -> Logits:
         """Feed what the cache lacks of the context: after a full acceptance, two tokens."""
@@ -125,7 +143,7 @@ class ModelDrafter:
             level = [node for node in below if growing.tokens[node] not in self._request.ends]
             if depth + 1 == self._depth or not self._goes_on(growing, level, budget):
                 break
-            rows = self._read(growing, level)
+            rows = self._look(growing, level)
         return growing.build(self._drawn(), budget)
 
     def _goes_on(self, growing: Growing, level: Sequence[int], budget: int) -> bool:
@@ -150,7 +168,7 @@ class ModelDrafter:
         tokens = draw(q, count, sampling=self._drawn(), chance=chance, position=position, lane=lane)
         return [growing.add(node, token, float(q[token])) for token in tokens]
 
-    def _read(self, growing: Growing, level: Sequence[int]) -> dict[int, Logits]:
+    def _look(self, growing: Growing, level: Sequence[int]) -> dict[int, Logits]:
         """Logits behind the nodes of `level`; the tree is fed whole and none of it committed."""
         self.forward_passes += 1
         step = self.cached.session.forward(growing.tokens, growing.parents)

@@ -13,8 +13,8 @@ from sdk.runtimes.generation.transforms import State, Transforms
 class NodeRows:
     """`TargetRows` of one forward pass over a root and its tree. Each node has its own state.
 
-    Behind a token of `ends` there is nothing to say: its row is a single 1 on an arbitrary token,
-    which nobody sees because the output is cut at the end.
+    Behind a token of `ends` there is nothing to say, and behind a node that was not fed nothing is
+    known: such a row is a single 1 on an arbitrary token, which nobody is shown.
     """
 
     def __init__(
@@ -24,7 +24,10 @@ class NodeRows:
         transforms: Transforms,
         state: State,
         ends: Collection[int] = (),
+        *,
+        fed: int | None = None,
     ) -> None:
+        self._fed = len(tree) if fed is None else fed
         self._tree, self._logits, self._transforms, self._ends = tree, logits, transforms, ends
         self._states: dict[int, State | None] = {ROOT: state}
         self._rows: dict[int, Row] = {}
@@ -43,17 +46,17 @@ class NodeRows:
     def row(self, node: int) -> Row:
         """p after `node`."""
         if node not in self._rows:
-            state, logits = self.state(node), self._logits[node + 1]
+            state = self.state(node) if node < self._fed else None
             self._rows[node] = (
-                np.eye(1, len(logits))[0]
+                np.eye(1, len(self._logits[0]))[0]
                 if state is None
-                else self._transforms.apply(state, logits)
+                else self._transforms.apply(state, self._logits[node + 1])
             )
         return self._rows[node]
 
     def best(self, node: int) -> int:
         """The most probable token after `node`."""
-        state = self.state(node)
+        state = self.state(node) if node < self._fed else None
         return 0 if state is None else self._transforms.best(state, self._logits[node + 1])
 
     def logprob(self, node: int, token: int) -> float:
