@@ -15,7 +15,7 @@ from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.budget import Fixed
 from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
-from sdk.runtimes.generation.contracts import Logits, Row, Verifier
+from sdk.runtimes.generation.contracts import DraftTree, Logits, Outcome, Row, Verifier
 from sdk.runtimes.generation.loop import Generation
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.transforms import Transforms
@@ -234,6 +234,47 @@ def test_the_caches_hold_the_context_after_each_round(name: str, temperature: fl
     fresh = ToySession(target, 8).forward([1, 2, *generation.tokens]).logits[-1]
     reused = session.forward(generation.tokens[-1:]).logits[0]
     assert np.array_equal(fresh, reused)
+
+
+class EveryThird:
+    """A budget that drafts in every third round."""
+
+    predicted_speedup = None
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def next(self) -> int:
+        self.rounds += 1
+        return 4 if self.rounds % 3 == 1 else 0
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_the_drafts_cache_is_the_context_after_rounds_without_a_draft(name: str) -> None:
+    """What the target refused lies before the context's end by then."""
+    target = whole(8, 4)
+    guess = drafter(near(target, 2, noise=0.7), name, vocabulary=8)
+    propose, refused = guess.propose, list[bool]()
+
+    def watched(context: Sequence[int], budget: int) -> DraftTree:
+        before = guess.cached.tokens[: len(context) - 1]
+        refused.append(before != list(context[: len(before)]))
+        tree = propose(context, budget)
+        assert guess.cached.tokens[: len(context)] == list(context)
+        return tree
+
+    guess.propose = watched  # type: ignore[method-assign]
+    config = GenerationConfig(max_new_tokens=40, temperature=1.0)
+    cached = Cached(ToySession(target, 8))
+    list(
+        Generation(
+            cached, [1, 2], config, drafter=guess, verifier=verifier(name), budget=EveryThird()
+        )
+    )
+    assert len(refused) > 5
+    assert any(refused) or not guess.chain
 
 
 def _for(name: str, temperature: float) -> Verifier | None:

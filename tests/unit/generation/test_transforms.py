@@ -166,6 +166,14 @@ def test_numbers_by_place() -> None:
     assert Uniforms(-1).at(0) != Uniforms(1).at(0)
 
 
+def test_nothing_impossible_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a number that happens to be 0."""
+    uniforms = Uniforms()
+    monkeypatch.setattr(uniforms, "at", lambda position, lane: 0.0)
+    assert not uniforms.accept(0.0, 5, 1)
+    assert uniforms.accept(1e-300, 5, 1)
+
+
 def test_a_draw_never_gives_a_token_of_weight_zero() -> None:
     row = np.array([0, 0.25, 0, 0.75, 0])
     assert [pick(row, u) for u in (0, 0.2499, 0.25, 1 - 2**-53)] == [1, 1, 3, 3]
