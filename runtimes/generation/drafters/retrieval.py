@@ -35,7 +35,7 @@ class RetrievalDrafter:
         max_match: int = 16,
         min_match: int = 2,
         tree_depth: int = 10,
-        max_hits: int = 64,
+        max_hits: int = 32,
     ) -> None:
         self.datastore = datastore
         self._least, self._most = min_match, max_match
