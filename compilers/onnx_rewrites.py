@@ -17,7 +17,6 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization")
 def rewrite(graph: GraphProto) -> None:
     """All of them, in place; the values of the outputs stay as they are."""
     use_global_pool(graph)
-    use_matrix_products(graph)
     fold_pads(graph)
     quantize_biases(graph)
 
@@ -37,58 +36,6 @@ def use_global_pool(graph: GraphProto) -> None:
         if sorted(numpy_helper.to_array(axes).tolist()) in ([-2, -1], [2, 3]):
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
-
-
-def use_matrix_products(graph: GraphProto) -> None:
-    """An int8 1 x 1 convolution of one pixel whose result stays float becomes a matrix product.
-
-    That is a classifier behind a global pool. ONNX Runtime has no integer convolution with a float
-    result and would dequantize the weights at each call; it has such a matrix product.
-    """
-    wires = Wires.of(graph)
-    values = (*graph.value_info, *graph.output)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        weight = wires.weight_of(conv)
-        one_pixel = shapes.get(conv.input[0], [])[2:] == [1, 1] and not _pads(conv)
-        if weight is None or weight.dims[2:] != [1, 1] or not one_pixel or wires.is_quantized(conv):
-            continue
-        del weight.dims[2:]
-        reader = wires.only_reader(conv)
-        flat = reader is not None and shapes.get(reader.output[0], [])[1:] == weight.dims[:1]
-        if reader is not None and flat and reader.op_type in ("Flatten", "Reshape", "Squeeze"):
-            conv.output[0] = reader.output[0]
-            graph.node.remove(reader)
-        else:
-            _add_pixel(graph, conv)
-        _to_matrix_product(graph, wires, conv)
-
-
-def _add_pixel(graph: GraphProto, conv: NodeProto) -> None:
-    """Give the result of what becomes a matrix product its two last axes again."""
-    axes = numpy_helper.from_array(np.array([2, 3], np.int64), f"{conv.name}.axes")
-    graph.initializer.append(axes)
-    inputs, result = [f"{conv.name}.product", axes.name], conv.output[0]
-    conv.output[0] = inputs[0]
-    after = list(graph.node).index(conv) + 1
-    graph.node.insert(after, onnx.helper.make_node("Unsqueeze", inputs, [result], axes.name))
-
-
-def _to_matrix_product(graph: GraphProto, wires: Wires, conv: NodeProto) -> None:
-    """Gemm of the same name in the convolution's place, behind a DQ node of the flat integers."""
-    dequantize = wires.maker[conv.input[0]]
-    rows, flat = f"{conv.name}.rows", f"{conv.name}.flat"
-    nodes = [
-        onnx.helper.make_node("Flatten", dequantize.input[:1], [rows], rows),
-        onnx.helper.make_node("DequantizeLinear", [rows, *dequantize.input[1:]], [flat], flat),
-    ]
-    at = list(graph.node).index(conv)
-    for node in reversed(nodes):
-        graph.node.insert(at, node)
-    if wires.only_reader(dequantize) is not None:
-        graph.node.remove(dequantize)
-    inputs = [flat, *conv.input[1:]]
-    conv.CopyFrom(onnx.helper.make_node("Gemm", inputs, conv.output, conv.name, transB=1))
 
 
 def fold_pads(graph: GraphProto) -> None:
@@ -201,13 +148,6 @@ class Wires:
         groups = next((a.i for a in conv.attribute if a.name == "group"), 1)
         return self.stored.get(name) if len(self.readers[name]) == 1 and groups == 1 else None
 
-    def is_quantized(self, conv: NodeProto) -> bool:
-        """Whether what alone reads the convolution, maybe behind a clip, is a Q node."""
-        reader = self.only_reader(conv)
-        if reader is not None and reader.op_type in ("Clip", "Relu"):
-            reader = self.only_reader(reader)
-        return reader is not None and reader.op_type == "QuantizeLinear"
-
     def same_grid(self, a: NodeProto, b: NodeProto) -> bool:
         """Whether two Q or DQ nodes have equal constant scales and zero points."""
         return all(
@@ -215,10 +155,6 @@ class Wires:
             and np.array_equal(self.constants[x], self.constants[y])
             for x, y in zip(a.input[1:], b.input[1:], strict=True)
         )  # fmt: skip
-
-
-def _pads(conv: NodeProto) -> bool:
-    return any(any(a.ints) for a in conv.attribute if a.name == "pads")
 
 
 def _takes_pads(conv: NodeProto) -> bool:

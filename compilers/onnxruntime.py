@@ -10,6 +10,7 @@ from pathlib import Path
 from sdk.compilers import qnn
 from sdk.compilers.fixed import check_shapes
 from sdk.compilers.onnx_channels import fill_channels
+from sdk.compilers.onnx_classifiers import flatten_classifiers
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.program import Build, Program
@@ -26,6 +27,7 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     if bits := stored_bits(program):
         use_contrib(file, bits)
     if program.precision == "int8" and target.device == "cpu":
+        flatten_classifiers(file)
         fold_gates(file, swishes=True)
         fill_channels(file)
     build = Build(file, sources)

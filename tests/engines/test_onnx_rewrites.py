@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from sdk.compilers import lower
 from sdk.compilers.capture import capture
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.program import Program
@@ -150,28 +151,26 @@ class Classifier(nn.Module):
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_a_classifier_of_one_pixel_is_an_integer_matrix_product(
+def test_onnx_runtime_runs_a_classifier_of_one_pixel_as_an_integer_matrix_product(
     flat: bool, example: np.ndarray, tmp_path: Path
 ) -> None:
     torch.manual_seed(2)
     captured = capture(Classifier(flat=flat).eval(), {"x": example})
     program = quantize(captured, [{"x": example}])
-    write_onnx(program, tmp_path / "model.onnx")
-    want = program.reference({"x": example})["output"]
-    for engine in ENGINES:
-        target = Target(engine, precision="int8")
-        session = open_session(tmp_path / "model.onnx", program.signature, target, threads=1)
-        got = session.run({"x": example})["output"]
-        np.testing.assert_allclose(got, want, atol=0.01 * np.abs(want).max())
-        if engine == "onnxruntime":
-            kernels = [row.kernel for row in session.placement()]
-            assert "QGemm" in kernels
-            assert not {"Conv", "DequantizeLinear"} & {*kernels}
+    target = Target("onnxruntime", precision="int8")
+    file = lower(program, target, tmp_path / "build").file
+    session = open_session(file, program.signature, target, threads=1)
+    got, want = session.run({"x": example})["output"], program.reference({"x": example})["output"]
+    np.testing.assert_allclose(got, want, atol=0.01 * np.abs(want).max())
+    kernels = [row.kernel for row in session.placement()]
+    assert "QGemm" in kernels
+    assert not {"Conv", "DequantizeLinear"} & {*kernels}
 
 
 def test_a_classifier_that_skips_pixels_stays_a_convolution(
     example: np.ndarray, tmp_path: Path
 ) -> None:
     captured = capture(Classifier(flat=True, stride=2).eval(), {"x": example})
-    write_onnx(quantize(captured, [{"x": example}]), tmp_path / "model.onnx")
-    assert kinds(tmp_path / "model.onnx")["Conv"] == 2
+    program = quantize(captured, [{"x": example}])
+    target = Target("onnxruntime", precision="int8")
+    assert kinds(lower(program, target, tmp_path / "build").file)["Conv"] == 2
