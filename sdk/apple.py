@@ -27,9 +27,12 @@ SYSTEMS = {"iOS16": 13, "iOS17": 14, "iOS18": 15, "iOS26": 26}
 DEPLOYMENT = "iOS18"
 # Words of the language of these files, which no value can be named after.
 RESERVED = frozenset(
-    "any bool program func tensor list dict tuple true false string state bf16 fp16 fp32 fp64 int8 "
-    "int16 int32 int64 uint8 uint16 uint32 uint64".split()
-)
+    (
+        "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false",
+        "string", "state", "bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64",
+        "uint8", "uint16", "uint32", "uint64",
+    )
+)  # fmt: skip
 INT32 = np.iinfo(np.int32)
 
 
