@@ -91,7 +91,10 @@ def _spec(
     name: str, value: torch.Tensor, symbols: Mapping[str, Dim], exported: ExportedProgram
 ) -> TensorSpec:
     shape = tuple(
-        _dim(size, symbols, exported) if _varies(size) else int(size) for size in value.shape
+        _dim(size, symbols, exported)
+        if isinstance(size, torch.SymInt) and _varies(size)
+        else int(size)
+        for size in value.shape
     )
     return TensorSpec(name, str(value.dtype).removeprefix("torch."), shape)
 

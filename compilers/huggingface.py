@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -149,6 +149,7 @@ def _random(config: PretrainedConfig, task: str | None) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            return model_class(config, task)._from_config(config).eval()
+            kind: Any = model_class(config, task)
+            return cast("PreTrainedModel", kind._from_config(config).eval())
         except FAILURES as error:
             raise InputError("The configuration makes no model.", got=error) from error

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sdk.errors import InputError
 from sdk.extras import quiet, require
@@ -34,7 +34,7 @@ def load_folder(folder: Path, task: str | None) -> PreTrainedModel:
     torch = require("torch", purpose=PURPOSE)
     try:
         with _no_progress_bar():
-            model, found = kind.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=torch.float32,
@@ -45,8 +45,9 @@ def load_folder(folder: Path, task: str | None) -> PreTrainedModel:
             )
     except (*FAILURES, safetensors.SafetensorError) as error:
         raise _unusable(folder, error) from error
+    model, found = loaded
     _check_loaded(folder, kind, found)
-    return model.eval()  # type: ignore[no-any-return]
+    return cast("PreTrainedModel", model.eval())
 
 
 @contextlib.contextmanager

@@ -144,7 +144,8 @@ def _attention_mask(facts: Facts) -> Input:
     """Ones with a padded end, as long as the ids or the wave."""
     values, axes = MAKERS[facts.model.main_input_name if _is_audio(facts) else "input_ids"](facts)
     mask = np.ones(values.shape, np.int64)
-    mask[:, mask.shape[1] - mask.shape[1] // 4 :] = 0
+    length = values.shape[-1]
+    mask[:, length - length // 4 :] = 0
     return mask, axes
 
 

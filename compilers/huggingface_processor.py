@@ -115,6 +115,6 @@ def _interpolation(settings: Mapping[str, Any]) -> str:
 def _labels(model: PreTrainedModel) -> Classification | None:
     if not type(model).__name__.endswith("ForImageClassification"):
         return None
-    names = model.config.id2label or {}
+    names: Mapping[Any, str] = model.config.id2label or {}
     ordered = tuple(str(names[index]) for index in sorted(names))
     return Classification(ordered, top=min(5, len(ordered))) if ordered else None

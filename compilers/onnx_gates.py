@@ -50,8 +50,11 @@ def _fold(graph: GraphProto, wires: Wires, gate: NodeProto) -> bool:
     point = round(offset / float(scale))
     _shift(bias, (offset / float(scale) - point) * float(scale) / slope)
     names = [f"{gate.name}.grid.scale", f"{gate.name}.grid.zero"]
-    values = [np.array(scale / slope, np.float32), np.array(point, np.uint8)]
-    graph.initializer.extend(map(numpy_helper.from_array, values, names))
+    values = [np.array(float(scale) / slope, np.float32), np.array(point, np.uint8)]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name)
+        for value, name in zip(values, names, strict=True)
+    )
     quantize.input[:] = [conv.output[0], *names]
     for node in (inner, dequantize, gate):
         graph.node.remove(node)

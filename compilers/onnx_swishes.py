@@ -55,5 +55,7 @@ def spread(graph: GraphProto, wires: Wires, swish: NodeProto) -> bool:
 def _add_grids(graph: GraphProto) -> None:
     """The scales and zero points that all of them share."""
     if not any(tensor.name in GRIDS for tensor in graph.initializer):
-        tensors = (numpy_helper.from_array(value, name) for name, value in GRIDS.items())
+        tensors = (
+            numpy_helper.from_array(np.asarray(value), name) for name, value in GRIDS.items()
+        )
         graph.initializer.extend(tensors)

@@ -241,7 +241,7 @@ def test_pair_that_was_calibrated_wrong_is_named(
     row("torch:cpu:int8").require()
     from sdk.compilers import quantize
 
-    honest = quantize._calibrate
+    honest = quantize.calibrate
 
     def narrow(prepared: nn.Module, *rest: Any) -> None:
         honest(prepared, *rest)
@@ -250,7 +250,7 @@ def test_pair_that_was_calibrated_wrong_is_named(
         observer.max_val /= 50
         observer.histogram[:] = 1
 
-    monkeypatch.setattr(quantize, "_calibrate", narrow)
+    monkeypatch.setattr(quantize, "calibrate", narrow)
     message = str(compile_error(Net(), "torch:cpu:int8", tmp_path, calibration=images(8)))
     assert "torch:cpu:int8 is too far from fp32" in message
     assert "First diverging operator: quantized_decomposed.dequantize_per_tensor" in message

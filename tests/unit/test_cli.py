@@ -172,7 +172,7 @@ def test_compile_takes_int8_calibration_and_dynamic_sizes(capfd: Capture) -> Non
         ((*SHAPE, "-t", "torch", "-o", "a.onnx"), ".edge"),
         ((*SHAPE, "-t", "torch", "-o", "net.edge"), "--overwrite"),
         ((*SHAPE, "-t", "torch:cpu:int8", "-o", "a.edge"), "calibration"),
-        ((*SHAPE, "-t", "coreml", "-o", "a.edge"), "cannot run here"),
+        ((*SHAPE, "-t", "torch:npu", "-o", "a.edge"), "has no device 'npu'"),
         (("-t", "torch", "-o", "a.edge"), "--shape name=1x3x224x224"),
         ((*SHAPE, "--inputs", "x.npy", "-t", "torch", "-o", "a.edge"), "exclude each other"),
         (("--inputs", "no.npy", "-t", "torch", "-o", "a.edge"), "There is no file no.npy"),
