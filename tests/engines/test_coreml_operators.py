@@ -198,6 +198,9 @@ SHAPES = [
 INDEXING = [
     row("gather", lambda mb, x, i: mb.gather(x=x, indices=i, axis=0), lambda x, i: x[i.long()],
         TABLE, torch.tensor([[0, 4], [3, 1]], dtype=torch.int32)),
+    row("gather from uint16", lambda mb, x, i: mb.cast(x=mb.gather(x=mb.cast(x=x, dtype="uint16"),
+        indices=i, axis=0), dtype="int32"), lambda x, i: x[i.long()], whole(7, 8, 65535),
+        whole(2, 0)),
     row("gather of a batch", lambda mb, x, i: mb.gather(x=x, indices=i, axis=1, batch_dims=1),
         lambda x, i: torch.stack([x[n][i[n].long()] for n in range(2)]), X,
         torch.tensor([[0, 2], [1, 1]], dtype=torch.int32)),

@@ -38,15 +38,20 @@ def gather(x: Tensor, indices: Tensor, axis: Tensor, batch_dims: Tensor, **_: ob
     return _take(x, found, along)
 
 
+def _indexable(x: Tensor) -> Tensor:
+    """x in a dtype that torch can pick from: it stores uint16 and does little else with it."""
+    return x.int() if x.dtype == torch.uint16 else x
+
+
 def _take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    picked = x.index_select(axis, indices.reshape(-1))
+    picked = _indexable(x).index_select(axis, indices.reshape(-1)).to(x.dtype)
     return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Tensor, **_: object) -> Tensor:
     """One element for each index, all other coordinates being those of the index."""
     along = axis_of(axis, x.dim())
-    return torch.gather(x, along, _wrapped(indices, x.shape[along]))
+    return torch.gather(_indexable(x), along, _wrapped(indices, x.shape[along])).to(x.dtype)
 
 
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: Tensor, **_: object) -> Tensor:
