@@ -94,13 +94,13 @@ def _masks_audio(config: PretrainedConfig, wanted: set[str]) -> bool:
 
 
 def _tokens(facts: Facts, axis: str, config: PretrainedConfig) -> Input:
-    limit = _longest(facts.model, config)
+    limit = min(MAX_TOKENS, longest(facts.model, config))
     length = min(TOKENS, limit)
-    ids = _ordinary(facts.rng, config, length)
+    ids = ordinary(facts.rng, config, length)
     return ids, {0: batch(), 1: Dim(axis, 1, length, limit)}
 
 
-def _ordinary(rng: np.random.Generator, config: PretrainedConfig, length: int) -> Array:
+def ordinary(rng: np.random.Generator, config: PretrainedConfig, length: int) -> Array:
     """Token ids that stand for text: none that begins, ends or fills one."""
     special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")}
     flat = {x for item in special for x in (item if isinstance(item, list) else [item])}
@@ -108,8 +108,11 @@ def _ordinary(rng: np.random.Generator, config: PretrainedConfig, length: int) -
     return rng.choice(allowed, (1, length)).astype(np.int64)
 
 
-def _longest(model: PreTrainedModel, config: PretrainedConfig) -> int:
-    """Tokens that the positions reach; embeddings with a padding row count behind it."""
+def longest(model: PreTrainedModel, config: PretrainedConfig) -> int:
+    """Tokens that the positions reach; embeddings with a padding row count behind it.
+
+    Where nothing bounds them, as many as models are tried with.
+    """
     names = ("max_position_embeddings", "n_positions", "max_target_positions")
     limit = next(
         (getattr(config, n) for n in names if isinstance(getattr(config, n, None), int)), 0
@@ -119,7 +122,7 @@ def _longest(model: PreTrainedModel, config: PretrainedConfig) -> int:
         for name, module in model.named_modules()
         if "position" in name and isinstance(getattr(module, "padding_idx", None), int)
     ]
-    return max(1, min(MAX_TOKENS, (limit or MAX_TOKENS) - max(offsets, default=0)))
+    return max(1, (limit or MAX_TOKENS) - max(offsets, default=0))
 
 
 def _text_config(facts: Facts, *, decoder: bool) -> PretrainedConfig:

@@ -1,0 +1,241 @@
+"""A causal language model of `transformers` as one function, `step`: some tokens behind a cache.
+
+`transformers` lets a caller bring the cache and the attention along, so the models' own code stays
+as it is. The cache here keeps nothing: it hands out the past that came in as inputs and collects
+the new keys and values, which are outputs. Nothing is ever joined over the length of the past:
+attention is two products, of past and of new keys, under one softmax.
+
+Sizes: W tokens, R of them with logits, P rows of past of which a mask says which are there, V
+entries of the vocabulary, L layers, H heads of keys, D their width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sdk.compilers.capture import Named, class_name
+from sdk.errors import InputError
+from sdk.extras import require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = "edge_past_and_new"
+LEAD = ("tokens", "positions", "rows", "past_mask", "new_mask")
+# What an attention function of transformers may be told beyond the plain arguments.
+UNKNOWN = ("s_aux", "position_bias", "head_mask", "indexer_topk_indices", "block_indices")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer showed of itself: shape of its keys and values, and its window."""
+
+    heads: int
+    key_width: int
+    value_width: int
+    window: int | None
+
+
+@dataclass
+class Pass:
+    """One forward pass: the past and masks that it reads, the keys and values that it makes."""
+
+    positions: Tensor
+    past_mask: Tensor
+    new_mask: Tensor
+    past: Sequence[tuple[Tensor, Tensor]]
+    """Keys [H, P, D] and values of each layer; empty where there is no past at all."""
+    made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    _biases: dict[tuple[int | None, bool], Tensor] = field(default_factory=dict)
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The cache's part: keep what is new, [1, H, W, D], and give it back alone."""
+        if layer_idx != len(self.made) or len(keys) != 1:
+            raise NotImplementedError("layers that share or skip caches")
+        self.made.append((_plain(keys[0]), _plain(values[0])))
+        return keys, values
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Nothing of transformers' own may depend on it: positions and masks are given."""
+        return 0
+
+    def get_query_offset(self, *_: Any) -> int:
+        """As above."""
+        return 0
+
+    def attend(
+        self, query: Tensor, scaling: float, window: int | None, cap: float | None
+    ) -> Tensor:
+        """Attention of `query` [1, H * G, W, D] in the layer updated last, [1, W, H * G, D]."""
+        keys, values = self.made[-1]
+        self.layers.append(Layer(keys.shape[0], keys.shape[-1], values.shape[-1], window))
+        heads, width, groups = query.shape[1], query.shape[2], keys.shape[0]
+        # Heads that share keys are one product, so that no key is repeated.
+        grouped = (_plain(query[0]) * scaling).reshape(
+            groups, heads // groups * width, query.shape[3]
+        )
+        pairs = [*self.past[len(self.made) - 1 : len(self.made)], (keys, values)]
+        scores = torch.cat([grouped @ k.transpose(1, 2) for k, _ in pairs], -1)
+        scores = scores.reshape(groups, heads // groups, width, scores.shape[-1])
+        if cap is not None:
+            scores = torch.tanh(scores / cap) * cap
+        weights = torch.softmax(scores + self._bias(window, scores.dtype), -1)
+        weights = weights.reshape(groups, heads // groups * width, weights.shape[-1])
+        shares = weights.split([k.shape[1] for k, _ in pairs], -1)
+        mixed = sum((w @ v for w, (_, v) in zip(shares[1:], pairs[1:], strict=True)),
+                    shares[0] @ pairs[0][1])  # fmt: skip
+        return _plain(mixed.reshape(1, heads, width, values.shape[-1]).transpose(1, 2))
+
+    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[W, P + W], made once for all layers of a window: 0, or so low that nothing is left."""
+        key = window, dtype == torch.float32
+        if key not in self._biases:
+            seen = torch.cat([self.past_mask, self.new_mask], -1) if self.past else self.new_mask
+            if window is not None:
+                seen = seen & (self._distances() < window)
+            low = torch.full((), torch.finfo(dtype).min / 2, dtype=dtype)
+            self._biases[key] = torch.where(seen, torch.zeros((), dtype=dtype), low)
+        return self._biases[key]
+
+    def _distances(self) -> Tensor:
+        """How far each row of past and each new token lies before each new token."""
+        new = self.positions[0]
+        if not self.past:
+            return new[:, None] - new[None]
+        rows = torch.arange(self.past_mask.shape[1], dtype=new.dtype)
+        return new[:, None] - torch.cat([rows, new])[None]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy in plain layout: asking whether it is in it already would tie the capture to sizes."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+class Step(Named):
+    """`tokens` [1, W] at `positions` [1, W] -> `logits` [R, V], `keys` and `values` [L, H, W, D].
+
+    `rows` [R] says after which tokens logits are wanted. `past_mask` [W, P] and `new_mask` [W, W]
+    say what each token sees; a row of past is at the position of its index.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(LEAD, class_name(model))
+        self.model = model
+        takes = inspect.signature(model.forward).parameters
+        self._cache = next((n for n in ("cache", "past_key_values") if n in takes), None)
+        missing = [n for n in ("input_ids", "position_ids", "logits_to_keep") if n not in takes]
+        if self._cache is None or missing:
+            raise unfit(model, f"its forward has no {' or '.join(missing) or 'cache'}")
+        self.layers = self._look()
+        past = (f"past_{what}_{i}" for i in range(len(self.layers)) for what in ("keys", "values"))
+        self.input_names = (*LEAD, *past)
+
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """The tensors in the order of `input_names`."""
+        tokens, positions, rows, past_mask, new_mask, *flat = tensors
+        past = list(zip(flat[::2], flat[1::2], strict=True))
+        run = Pass(positions, past_mask, new_mask, past)
+        logits = self._run(tokens, rows, run)
+        keys, values = (torch.stack(part) for part in zip(*run.made, strict=True))
+        return {"logits": logits, "keys": keys, "values": values}
+
+    def _run(self, tokens: Tensor, rows: Tensor, run: Pass) -> Tensor:
+        assert self._cache is not None
+        with _attention_of(self.model, run):
+            result = self.model(
+                input_ids=tokens,
+                position_ids=run.positions,
+                logits_to_keep=rows,
+                use_cache=True,
+                return_dict=True,
+                **{self._cache: run},
+            )
+        logits: Tensor = result.logits[0]
+        return logits
+
+    def _look(self) -> tuple[Layer, ...]:
+        """The model's layers, seen in a pass over two tokens without a past."""
+        tokens, rows = torch.zeros((1, 2), dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        mask = torch.ones(2, 2, dtype=torch.bool).tril()
+        run = Pass(torch.arange(2)[None], mask[:, :0], mask, [])
+        try:
+            with torch.no_grad():
+                self._run(tokens, rows, run)
+        except (NotImplementedError, AttributeError, TypeError) as error:
+            raise unfit(self.model, f"{type(error).__name__}: {error}") from error
+        shapes = {(layer.heads, layer.key_width, layer.value_width) for layer in run.layers}
+        if len(run.layers) != len(run.made) or len(shapes) != 1:
+            raise unfit(self.model, f"{len(run.made)} caches, {len(run.layers)} attentions")
+        _check_windows(self.model, run.layers)
+        return tuple(run.layers)
+
+
+def _attend(
+    module: Any,  # noqa: ARG001  transformers' convention
+    query: Tensor,
+    key: Tensor,  # noqa: ARG001  the pass has it
+    value: Tensor,  # noqa: ARG001
+    attention_mask: Tensor | None,  # noqa: ARG001
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that models call between two markers of `_attention_of`."""
+    unknown = [name for name in UNKNOWN if more.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(f"attention with {unknown[0]}")
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _RUNNING[-1].attend(query, factor, sliding_window, softcap), None
+
+
+_RUNNING: list[Pass] = []
+
+
+@contextlib.contextmanager
+def _attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
+    """In the block the model attends by `run`; behind it as it did before."""
+    interface = require("transformers.modeling_utils", purpose="A language model")
+    interface.AttentionInterface.register(ATTENTION, _attend)
+    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    _RUNNING.append(run)
+    try:
+        for config in configs.values():
+            config._attn_implementation = ATTENTION
+        yield
+    finally:
+        _RUNNING.pop()
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
+
+def _check_windows(model: PreTrainedModel, layers: Sequence[Layer]) -> None:
+    """Each layer's window must be the one that the configuration gives its type."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return
+    known = {"full_attention": None, "sliding_attention": getattr(config, "sliding_window", None)}
+    for index, (kind, layer) in enumerate(zip(kinds, layers, strict=True)):
+        if kind not in known or layer.window != known[kind]:
+            raise unfit(model, f"layer {index} is of {kind}, window {layer.window}")
+
+
+def unfit(model: PreTrainedModel, reason: str) -> InputError:
+    return InputError(
+        f"{type(model).__name__} cannot be compiled for generation.",
+        expected="a causal language model whose attention and cache transformers lets us replace",
+        got=reason,
+        fix="leave task out to compile its plain forward pass",
+    )

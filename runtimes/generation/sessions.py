@@ -1,0 +1,248 @@
+"""A compiled `step` with its cache as a `DecoderSession`, on any engine.
+
+The function reads past keys and values as they lie in the cache and returns the new rows alone;
+committing copies the accepted ones in. Inputs and outputs of a width are bound to an engine once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdk.errors import GenerationError
+from sdk.runtimes.binding import bind
+from sdk.runtimes.generation.contracts import ROOT, Step
+from sdk.runtimes.generation.past import Past, bucket
+from sdk.runtimes.session import Session
+from sdk.signature import Array, Dim, Signature, TensorSpec
+
+CHUNK = 128
+"""Tokens of a prompt that are read at once."""
+PADDED = 16
+"""A chunk of more tokens than half of it is filled up to a multiple: few shapes to prepare for."""
+KEPT = 32
+"""Widths whose bindings are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the signature of a decoder says; ask `is_decoder` before."""
+
+    layers: int
+    heads: int
+    key_width: int
+    value_width: int
+    capacity: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, signature: Signature) -> Sizes:
+        """From the inputs `past_keys_<i>` and the output `logits`."""
+        inputs = {spec.name: spec for spec in signature.inputs}
+        keys, values = inputs["past_keys_0"], inputs["past_values_0"]
+        layers = sum(name.startswith("past_keys_") for name in inputs)
+        (logits,) = (spec for spec in signature.outputs if spec.name == "logits")
+        heads, key_width, value_width, vocabulary = (
+            _fixed(spec, axis) for spec, axis in ((keys, 0), (keys, 2), (values, 2), (logits, 1))
+        )
+        rows = keys.shape[1]
+        capacity = rows.max if isinstance(rows, Dim) else rows
+        return cls(layers, heads, key_width, value_width, capacity, vocabulary)
+
+
+def is_decoder(signature: Signature) -> bool:
+    """Whether it is a `step` that this session can drive."""
+    inputs = {spec.name for spec in signature.inputs}
+    outputs = {spec.name for spec in signature.outputs}
+    wanted = {"tokens", "positions", "rows", "past_mask", "new_mask", "past_keys_0"}
+    return wanted <= inputs and {"logits", "keys", "values"} <= outputs
+
+
+@dataclass(slots=True)
+class Bound:
+    """The arrays of one width and number of rows, and the engine's call that uses them."""
+
+    call: Callable[[], object]
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    past_mask: NDArray[np.bool_]
+    new_mask: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+    steps: NDArray[np.int64]
+    """0 to W - 1: how far a chain's tokens lie behind the committed ones."""
+    seen: int = 0
+    """Rows that the past mask shows."""
+    chain: bool = True
+    """Whether the new mask is that of a chain."""
+
+
+class StepSession:
+    """Keys and values live here, an engine session does the arithmetic. Not thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sizes = sizes = Sizes.of(session.signature)
+        self.capacity, self.vocabulary = sizes.capacity, sizes.vocabulary
+        self.length = 0
+        shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
+        self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
+        self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
+        self._outputs: dict[str, NDArray[np.float32]] = {}
+        self._last: Bound | None = None
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Feed known tokens in chunks and commit them."""
+        for start in range(0, len(tokens), CHUNK):
+            chunk = list(tokens[start : start + CHUNK])
+            count = len(chunk)
+            if count > PADDED // 2:
+                chunk += [0] * (min(-(-count // PADDED) * PADDED, self.capacity) - count)
+            self._check_room(count)
+            self._feed(chunk, None, rows=1)
+            self.commit(range(count))
+
+    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Step:
+        """Logits after each token; the array is overwritten by the next call."""
+        self._check_room(len(tokens))
+        return Step(self._feed(tokens, parents, rows=len(tokens)).logits)
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Copy the rows of these tokens into the cache."""
+        bound, count, start = self._last, len(path), self.length
+        if bound is None:
+            raise GenerationError("There is no forward pass whose tokens could be committed.")
+        chosen: slice | list[int] = list(path)
+        if chosen == list(range(count)):
+            chosen = slice(count)
+        self._last = None
+        self._fit(start + count)
+        self._keys.array[:, :, start : start + count] = bound.keys[:, :, chosen]
+        self._values.array[:, :, start : start + count] = bound.values[:, :, chosen]
+        self.length += count
+
+    def rollback(self, length: int) -> None:
+        """Forget what lies behind `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise GenerationError(
+                "The cache cannot be rolled back to there.",
+                expected=f"0 to {self.length} tokens",
+                got=length,
+            )
+        self._last = None
+        for past in (self._keys, self._values):
+            past.clear(length, self.length)
+        self.length = length
+
+    def fork(self) -> StepSession:
+        """On the same engine session; keys and values are copied."""
+        twin = StepSession(self._session)
+        twin._keys, twin._values = (p.copy(self.length) for p in (self._keys, self._values))
+        twin.length = self.length
+        return twin
+
+    def _check_room(self, count: int) -> None:
+        room = self.capacity - self.length
+        if not 0 < count <= room:
+            raise GenerationError(
+                "The context has no room for these tokens.",
+                expected=f"1 to {room} tokens",
+                got=count,
+            )
+
+    def _feed(self, tokens: Sequence[int], parents: Sequence[int] | None, *, rows: int) -> Bound:
+        width = len(tokens)
+        if self._keys.size >= 2 * bucket(self.length, self.capacity):
+            self._fit(self.length, shrink=True)
+        bound = self._bound.get((width, rows)) or self._bind(width, rows)
+        bound.tokens[0] = tokens
+        self._show(bound)
+        if parents is None:
+            np.add(bound.steps, self.length, out=bound.positions[0])
+            if self.length + width > self.capacity:  # what fills a chunk up
+                np.minimum(bound.positions, self.capacity - 1, out=bound.positions)
+            if not bound.chain:
+                bound.new_mask[:] = np.tri(width, dtype=bool)
+                bound.chain = True
+        else:
+            self._branch(bound, parents)
+        bound.call()
+        self._last = bound
+        return bound
+
+    def _show(self, bound: Bound) -> None:
+        """Let the past mask show the committed rows."""
+        if bound.seen < self.length:
+            bound.past_mask[:, bound.seen : self.length] = True
+        elif bound.seen > self.length:
+            bound.past_mask[:, self.length : bound.seen] = False
+        bound.seen = self.length
+
+    def _branch(self, bound: Bound, parents: Sequence[int]) -> None:
+        """Masks and positions of a tree: each token sees its ancestors and itself."""
+        mask, positions = bound.new_mask, bound.positions[0]
+        bound.chain = False
+        mask[:] = False
+        for node, parent in enumerate(parents):
+            if parent != ROOT:
+                mask[node, : parent + 1] = mask[parent, : parent + 1]
+            positions[node] = self.length if parent == ROOT else positions[parent] + 1
+            mask[node, node] = True
+
+    def _fit(self, length: int, *, shrink: bool = False) -> None:
+        """Give the cache the size for `length` rows; what was bound to another one is dropped."""
+        size = bucket(length, self.capacity)
+        if size > self._keys.size or (shrink and size < self._keys.size):
+            for past in (self._keys, self._values):
+                past.resize(size, self.length)
+            self._bound.clear()
+
+    def _bind(self, width: int, rows: int) -> Bound:
+        sizes = self._sizes
+        steps, lead = np.arange(width), (sizes.layers, sizes.heads, width)
+        inputs: dict[str, Array] = {
+            "tokens": np.zeros((1, width), np.int64),
+            "positions": np.zeros((1, width), np.int64),
+            "rows": steps[:rows],
+            "past_mask": np.zeros((width, self._keys.size), bool),
+            "new_mask": np.tri(width, dtype=bool),
+        }
+        for layer in range(sizes.layers):
+            inputs[f"past_keys_{layer}"] = self._keys.array[layer]
+            inputs[f"past_values_{layer}"] = self._values.array[layer]
+        shapes = {
+            "logits": (rows, sizes.vocabulary),
+            "keys": (*lead, sizes.key_width),
+            "values": (*lead, sizes.value_width),
+        }
+        usual = width <= CHUNK
+        outputs = {name: self._output(name, shapes[name], shared=usual) for name in shapes}
+        call = bind(self._session, inputs, outputs)
+        arrays = {n: inputs[n] for n in ("tokens", "positions", "past_mask", "new_mask")}
+        bound = Bound(call, **arrays, **outputs, steps=steps)  # type: ignore[arg-type]
+        if usual:
+            self._bound[width, rows] = bound
+        if len(self._bound) > KEPT:
+            self._bound.popitem(last=False)
+        return bound
+
+    def _output(self, name: str, shape: tuple[int, ...], *, shared: bool) -> NDArray[np.float32]:
+        """An array in memory that all usual widths share; it grows with the widest."""
+        count = int(np.prod(shape))
+        if not shared:
+            return np.empty(shape, np.float32)
+        if name not in self._outputs or self._outputs[name].size < count:
+            self._outputs[name] = np.empty(count, np.float32)
+            self._bound.clear()
+        return self._outputs[name][:count].reshape(shape)
+
+
+def _fixed(spec: TensorSpec, axis: int) -> int:
+    size = spec.shape[axis]
+    assert isinstance(size, int), f"{spec.name} has a size that varies"
+    return size
