@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,11 +23,13 @@ from sdk.compilers.huggingface_inputs import propose
 from sdk.compilers.huggingface_processor import processor_of
 from sdk.errors import InputError
 from sdk.extras import quiet, require
+from sdk.language import Language
 from sdk.processor import Processor
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+GENERATION = "text-generation"
 # Outputs that only a next step of generation reads.
 CACHES = ("past_key_values", "cache_params", "mems", "past_buckets_states", "states")
 # Inputs that are no tensors of the model's own, or that only training and generation use.
@@ -43,6 +45,12 @@ class Resolved:
     dynamic: Dynamic | None
     processor: Processor | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
+    function: str = "main"
+    checks: Sequence[Mapping[str, Any]] = ()
+    """Further inputs to check on, where the caller has none."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """More files for the artifact."""
+    language: Language | None = None
 
 
 def resolve(
@@ -51,7 +59,8 @@ def resolve(
     """`model` as a module with inputs, if it is one of Hugging Face's; else all as it was.
 
     task: one of transformers' pipelines, such as `text-classification`; by default the class that
-        the configuration names in `architectures`, else the bare encoder or decoder.
+        the configuration names in `architectures`, else the bare encoder or decoder. For
+        `text-generation` it is made a step over a cache.
 
     Raises InputError for folders that cannot be loaded safely and as a whole.
     """
@@ -63,6 +72,8 @@ def resolve(
     folder = Path(model) if isinstance(model, (str, Path)) else None
     with quiet("transformers"):
         loaded, notes = _load(model, task)
+    if task == GENERATION:
+        return _generative(loaded, folder, inputs, dynamic, notes)
     network = Flat(loaded)
     if inputs is None:
         inputs, proposed = propose(loaded, folder)
@@ -74,6 +85,35 @@ def resolve(
     if reason:
         notes["processor"] = f"none: {reason}"
     return Resolved(network, inputs, dynamic, processor, notes)
+
+
+def _generative(
+    model: PreTrainedModel,
+    folder: Path | None,
+    inputs: Inputs | None,
+    dynamic: Dynamic | None,
+    notes: dict[str, str],
+) -> Resolved:
+    """The model as a function `step`, whose inputs only we can make."""
+    from sdk.compilers.huggingface_generation import generative
+
+    if inputs is not None or dynamic is not None:
+        raise InputError(
+            "A model for generation brings its own inputs: tokens behind a cache.",
+            got="inputs or dynamic",
+            fix="leave them out",
+        )
+    made = generative(model, folder)
+    return Resolved(
+        made.step,
+        made.inputs,
+        made.dynamic,
+        provenance=notes,
+        function="step",
+        checks=made.checks,
+        files=made.files,
+        language=made.language,
+    )
 
 
 def is_huggingface(model: Any) -> bool:
@@ -136,7 +176,7 @@ def _load(model: Any, task: str | None) -> tuple[PreTrainedModel, dict[str, str]
     if isinstance(model, (str, Path)):
         return load_folder(Path(model), task), {}
     if isinstance(model, require("transformers", purpose=PURPOSE).PreTrainedModel):
-        if task is not None:
+        if task not in (None, GENERATION):
             raise InputError("A model has its task already.", got=task, fix="leave task out")
         return model, {}
     return _random(model, task), {"weights": "random: made from a configuration"}

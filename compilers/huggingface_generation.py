@@ -28,7 +28,6 @@ from sdk.signature import Array, Dim
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TASK = "text-generation"
 MAX_CONTEXT = 4096
 PROMPT, CONTINUED = 8, 32
 READ, ROOM = 40, 64  # tokens in the past of the example inputs, and rows for them

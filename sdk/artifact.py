@@ -89,7 +89,7 @@ class Artifact:
         except (failure, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptArtifactError(f"{GOLDEN} cannot be read.", got=error, fix=FIX) from error
         pairs = unpack_golden(tensors)
-        signature = self.manifest.functions["main"].signature
+        signature = self.manifest.function.signature
         names = tuple(
             {spec.name for spec in side} for side in (signature.inputs, signature.outputs)
         )

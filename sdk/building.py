@@ -18,8 +18,10 @@ from sdk.compilers import lower
 from sdk.errors import EngineUnavailableError, InputError, QuantizationError
 from sdk.evidence import Built, Facts, loss_of, parity_error
 from sdk.feeds import Feed, as_feeds, smallest, stacked
+from sdk.greedy import gate_greedy
+from sdk.language import Language
 from sdk.localize import engine_divergence, quantization_divergence
-from sdk.manifest import Fidelity
+from sdk.manifest import Fidelity, Greedy
 from sdk.model import as_checked, as_function, default_threads
 from sdk.parity import FIDELITY, TOLERANCE, ParityReport, Tolerance, compare
 from sdk.placement import check_policy
@@ -56,6 +58,9 @@ class Settings:
     group_size: int | None = None
     method: str = "rtn"
     processor: Processor | None = None
+    function: str = "main"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    language: Language | None = None
     waive: Sequence[str] = ()
     fallback: str = "warn"
     overwrite: bool = False
@@ -150,8 +155,18 @@ class Builder:
             float_layers=program.float_layers,
             settings=dict(program.settings),
             golden=self._golden(program),
+            greedy=self._greedy(session, target, checked_on),
         )
         return Built(target, build, session, parity, checked_on, facts, program)
+
+    def _greedy(self, session: Session, target: Target, checked_on: str) -> Greedy | None:
+        """How far a language model generates what transformers does; ParityError for fp32."""
+        language = self.settings.language
+        if language is None or checked_on != "engine":
+            return None
+        self.settings.progress(f"generate on {target}", 0, 1)
+        strict = target.precision == "fp32" and "parity" not in self.settings.waive
+        return gate_greedy(session, language.continuation, strict=strict)
 
     def _golden(self, program: Program) -> bytes:
         feed = smallest(self.feeds[0], program.signature)

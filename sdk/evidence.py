@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sdk.artifact import GOLDEN, PLACEMENT, PROCESSOR, SOURCES
 from sdk.errors import ParityError
-from sdk.manifest import Candidate, Fidelity, Placed
+from sdk.manifest import Candidate, Fidelity, Greedy, Placed
 from sdk.parity import ParityReport
 from sdk.processor import Processor
 from sdk.runtimes.session import Session
@@ -34,6 +34,7 @@ class Facts:
     settings: dict[str, str]
     golden: bytes
     """Packed inputs and reference outputs."""
+    greedy: Greedy | None = None
 
 
 @dataclass
@@ -80,6 +81,7 @@ def candidate_of(built: Built, baseline: Built | None, *, kept: bool, reason: st
         float_layers=built.facts.float_layers,
         checked_on=built.checked_on,
         settings=built.facts.settings,
+        greedy=built.facts.greedy,
     )
 
 
@@ -127,11 +129,14 @@ def write_evidence(
     built: Built,
     placed: Sequence[Placed],
     processor: Processor | None,
+    files: Mapping[str, bytes],
 ) -> None:
-    """Golden values, the nodes' sources, placement and processor, beside it."""
+    """Golden values, the nodes' sources, placement, processor and more files, beside it."""
     (root / GOLDEN).write_bytes(built.facts.golden)
     (root / SOURCES).write_text(_sources(built.build))
     table = json.dumps(to_json(tuple(placed)), separators=(",", ":"))
     (root / PLACEMENT).write_text(table)
     if processor is not None:
         (root / PROCESSOR).write_text(json.dumps(processor.to_json()))
+    for name, data in files.items():
+        (root / name).write_bytes(data)

@@ -33,6 +33,7 @@ EXTRA = {
     "sklearn": "recipes",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    "tokenizers": "generate",
     "torch": "torch",
     "torchao": "compile",
     "transformers": "transformers",

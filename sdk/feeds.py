@@ -19,7 +19,7 @@ def golden_feed(artifact: Artifact, *, largest: bool = False) -> dict[str, Array
 
     They are repeated along dynamic dims up to `opt`, or for the largest feed to `max`.
     """
-    signature = artifact.manifest.functions["main"].signature
+    signature = artifact.manifest.function.signature
     inputs, _ = artifact.golden()[0]
     return {spec.name: _resize(inputs[spec.name], spec, largest) for spec in signature.inputs}
 

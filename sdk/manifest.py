@@ -14,6 +14,7 @@ from sdk.target import Target
 from sdk.timing import Latency
 
 FORMAT_VERSION = 1
+FUNCTIONS = ("main", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True)
+class Greedy:
+    """How many tokens a language model generates before it leaves those of transformers."""
+
+    equal: int
+    total: int
+    margin: float | None = None
+    """Where it leaves them, by how much transformers' token beat the next one: 0 is a tie."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A build that was made, what was measured of it, and whether and why it was kept."""
 
@@ -71,6 +82,8 @@ class Candidate:
     """What the gates ran on: the engine, a simulator or evaluator of it, or a proxy."""
     settings: dict[str, str] = field(default_factory=dict)
     """How the precision was made, where there is a choice: group size, method."""
+    greedy: Greedy | None = None
+    """Of a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,11 @@ class Manifest:
     waivers: tuple[str, ...] = ()
     sha256: str = ""
     """Of all the other fields, so that damage to the manifest itself is seen too."""
+
+    @property
+    def function(self) -> Function:
+        """The one that is checked, timed and called: `main`, or a language model's `step`."""
+        return next(self.functions[name] for name in FUNCTIONS if name in self.functions)
 
     @property
     def kept(self) -> Candidate:
@@ -156,8 +174,8 @@ def _check_meaning(manifest: Manifest) -> None:
         for name, function in manifest.functions.items()
         if function.file not in manifest.files
     ]
-    if "main" not in manifest.functions:
-        problems.append("The manifest has no function 'main'.")
+    if not any(name in manifest.functions for name in FUNCTIONS):
+        problems.append("The manifest has no function 'main' or 'step'.")
     if sum(candidate.kept for candidate in manifest.candidates) != 1:
         problems.append("The manifest does not name exactly one kept candidate.")
     if problems:

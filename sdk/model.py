@@ -7,9 +7,10 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,15 +22,25 @@ from sdk.errors import (
     KernelMissingError,
     ParityError,
 )
+from sdk.generating import (
+    GenerationResult,
+    LanguageModel,
+    Options,
+    Settings as GenerationSettings,
+    Stream,
+)
 from sdk.manifest import Manifest
 from sdk.parity import TOLERANCE, ParityReport, compare
 from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
 from sdk.runtimes import check_requires, open_session, probe
+from sdk.runtimes.generation.contracts import Constraint, Drafter, Verifier
+from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array, Dim, Signature, fits
 from sdk.structure import FIX, parse
 from sdk.target import DEVICES, Target
+from sdk.text import Prompt
 
 
 def load(
@@ -56,7 +67,7 @@ def load(
     _check_kernels(manifest)
     target, note = _choose(Target.parse(manifest.target), device, fallback)
     check_requires(target, manifest.requires)
-    function = manifest.functions["main"]
+    function = manifest.function
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
     session = open_session(
@@ -122,6 +133,85 @@ class Model:
         if isinstance(value, list):
             return self._predict_many(value)
         return self._predict_raw([value])[0]
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        drafter: Drafter | Model | str | None = None,
+        num_draft_tokens: int | None = None,
+        verifier: Verifier | None = None,
+        constraint: Constraint | None = None,
+        transforms: Sequence[LogitsTransform] = (),
+        stop: str | Sequence[str] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        **settings: Unpack[GenerationSettings],
+    ) -> GenerationResult:
+        """Go on from a text, tokens or the messages of a chat.
+
+        drafter: guesses what comes, which makes it faster and changes no law of the output: the
+            name `prompt_lookup` or `trigram`, a smaller model of the same tokenizer, or a drafter.
+        num_draft_tokens: tokens of a draft; by default what pays, by measured costs and acceptance.
+        verifier: how drafts are accepted; by default the best one that is exact for the drafter.
+        constraint: a language that the output must belong to.
+        transforms: what else is done to the logits.
+        stop: strings that end the output and are no part of its text.
+        cancelled: asked before each round whether to stop.
+        settings: `max_new_tokens`, `temperature` (0: the most probable token), `top_k`, `top_p`,
+            `min_p`, `repetition_penalty`, `presence_penalty`, `min_new_tokens`, `stop_tokens`,
+            `eos`, `seed`, `logprobs`: see `GenerationConfig`.
+
+        One request at a time: a second one meanwhile raises GenerationError, and so do logits that
+        are no numbers. InputError for an empty prompt, one longer than the context, and settings
+        out of range.
+        """
+        stream = self.stream(
+            prompt,
+            drafter=drafter,
+            num_draft_tokens=num_draft_tokens,
+            verifier=verifier,
+            constraint=constraint,
+            transforms=transforms,
+            stop=stop,
+            cancelled=cancelled,
+            **settings,
+        )
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        drafter: Drafter | Model | str | None = None,
+        num_draft_tokens: int | None = None,
+        verifier: Verifier | None = None,
+        constraint: Constraint | None = None,
+        transforms: Sequence[LogitsTransform] = (),
+        stop: str | Sequence[str] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        **settings: Unpack[GenerationSettings],
+    ) -> Stream:
+        """As `generate`, in pieces of whole characters: iterate it; `.result` is there at the end.
+
+        Leaving the loop early cancels; the cache stays usable.
+        """
+        options = Options(
+            drafter=drafter.language if isinstance(drafter, Model) else drafter,
+            num_draft_tokens=num_draft_tokens,
+            verifier=verifier,
+            constraint=constraint,
+            transforms=transforms,
+            stop=stop,
+            cancelled=cancelled,
+        )
+        return self.language.start(prompt, options, settings)
+
+    @cached_property
+    def language(self) -> LanguageModel:
+        """The language model, its cache and tokenizer; InputError where the artifact is none."""
+        return LanguageModel.of(self.artifact, self.session)
 
     async def apredict(self, value: Any) -> Any:
         """`predict` in a worker thread, for use with `await`."""

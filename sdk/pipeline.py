@@ -67,6 +67,10 @@ def prepared(
     settings = replace(
         settings,
         processor=settings.processor or found.processor,
+        check=settings.check or found.checks,
+        function=found.function,
+        files=found.files,
+        language=found.language,
         provenance={**found.provenance, **settings.provenance},
     )
     threads = torch_threads(settings.threads)
@@ -145,7 +149,7 @@ def package(
     root = builder.folder / "artifact"
     kept.session.close()
     shutil.move(kept.build.folder, root)
-    write_evidence(root, kept, placed, settings.processor)
+    write_evidence(root, kept, placed, settings.processor, settings.files)
     manifest = _manifest(builder, kept, rows, eager)
     return publish(root, manifest, settings.output, overwrite=settings.overwrite)
 
@@ -193,7 +197,7 @@ def _manifest(
         name=settings.output.stem,
         target=str(kept.target),
         requested=str(settings.target),
-        functions={"main": Function(builder.program.signature, file)},
+        functions={settings.function: Function(builder.program.signature, file)},
         candidates=rows,
         check_batches=len(builder.feeds),
         threads=settings.threads,

@@ -19,7 +19,7 @@ from sdk.building import Builder
 from sdk.environment import COMPILING, describe, versions
 from sdk.errors import EdgeError, ParityError, QuantizationError, UnsupportedOperatorError
 from sdk.evidence import Built, Facts
-from sdk.manifest import Fidelity
+from sdk.manifest import Fidelity, Greedy
 from sdk.parity import TOLERANCE, OutputParity, ParityReport
 from sdk.runtimes import open_session, support_of
 from sdk.search.cache import Cache, key_of
@@ -46,6 +46,7 @@ class Record:
     settings: dict[str, str]
     parity: tuple[OutputParity, ...]
     outputs: tuple[OutputParity, ...] | None
+    greedy: Greedy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class CachedBuilder(Builder):
         threads = self.settings.threads
         session = open_session(build.file, self.program.signature, target, threads=threads)
         golden = (folder / GOLDEN).read_bytes()
-        facts = Facts(record.sha256, record.float_layers, record.settings, golden)
+        facts = Facts(record.sha256, record.float_layers, record.settings, golden, record.greedy)
         parity = ParityReport(TOLERANCE[target.precision], record.parity)
         built = Built(target, build, session, parity, record.checked_on, facts, key=key)
         built.fidelity = None if record.outputs is None else Fidelity(record.outputs)
@@ -219,6 +220,7 @@ def _record(built: Built) -> Record:
         settings=facts.settings,
         parity=built.parity.outputs,
         outputs=None if fidelity is None else fidelity.outputs,
+        greedy=facts.greedy,
     )
 
 

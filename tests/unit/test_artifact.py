@@ -304,7 +304,7 @@ def test_a_manifest_that_is_none(path: Path, text: str) -> None:
         (lambda d: d.update(requested=":"), "does not parse"),
         (lambda d: d.update(candidates=[]), "exactly one kept"),
         (lambda d: d.update(candidates=d["candidates"] * 2), "exactly one kept"),
-        (lambda d: d.update(functions={}), "no function 'main'"),
+        (lambda d: d.update(functions={}), "no function 'main' or 'step'"),
         (lambda d: d.update(files={}), "does not list"),
         (lambda d: d["files"]["model.onnx"].update(sha256="0" * 64), "was changed"),
         (lambda d: d["files"]["model.onnx"].update(bytes=-1), "was changed"),

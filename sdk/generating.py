@@ -1,0 +1,243 @@
+"""A language model on a device: prompts to text, in pieces or as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from sdk.artifact import Artifact
+from sdk.errors import InputError
+from sdk.language import LANGUAGE, TEMPLATE, TOKENIZER, Language, loads
+from sdk.runtimes.generation.budget import Adaptive, CostTable, Fixed
+from sdk.runtimes.generation.cached import Cached
+from sdk.runtimes.generation.config import GenerationConfig
+from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
+from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
+from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
+from sdk.runtimes.generation.loop import STOP, Generation, Token
+from sdk.runtimes.generation.model_drafter import ModelDrafter
+from sdk.runtimes.generation.sessions import StepSession, is_decoder
+from sdk.runtimes.generation.statistics import Statistics
+from sdk.runtimes.generation.transforms import LogitsTransform
+from sdk.runtimes.generation.trigram_table import TrigramTable
+from sdk.runtimes.session import Session
+from sdk.text import MAX_TOKENIZER, Following, Prompt, Stops, Tokenizer
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a request; `GenerationConfig` says what each means and its default."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    eos: tuple[int, ...]
+    stop_tokens: tuple[int, ...]
+    seed: int
+    logprobs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What came behind a prompt."""
+
+    text: str
+    """In whole characters, up to a stop string; empty where the artifact has no tokenizer."""
+    tokens: tuple[int, ...]
+    finish_reason: str
+    """`eos`, `stop`, `length` or `cancelled`."""
+    stats: Statistics
+    lossless: bool
+    """Whether the output has the law of the model alone; only a verifier can make it another."""
+    logprobs: tuple[float, ...] = ()
+    """Of each token under the model, before any transform; where they were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a request has beside its settings; `Model.generate` says what each is."""
+
+    drafter: Drafter | LanguageModel | str | None = None
+    num_draft_tokens: int | None = None
+    verifier: Verifier | None = None
+    constraint: Constraint | None = None
+    transforms: Sequence[LogitsTransform] = ()
+    stop: str | Sequence[str] = ()
+    cancelled: Callable[[], bool] = lambda: False
+
+
+class LanguageModel:
+    """A step on an engine with its cache and tokenizer. One request at a time.
+
+    The cache stays between requests: what a prompt has in common with the last one is not read
+    again.
+    """
+
+    def __init__(self, session: Session, language: Language, tokenizer: Tokenizer | None) -> None:
+        self.language, self.tokenizer = language, tokenizer
+        self.cached = Cached(StepSession(session))
+        self._costs: CostTable | None = None
+        self._drafters: dict[LanguageModel, ModelDrafter] = {}
+        self._named: dict[str, Drafter] = {}
+
+    @classmethod
+    def of(cls, artifact: Artifact, session: Session) -> LanguageModel:
+        """From an artifact; InputError where it was not compiled for generation."""
+        text = artifact.read(LANGUAGE)
+        if text is None or not is_decoder(session.signature):
+            raise InputError(
+                "This artifact does not generate.",
+                expected="a causal language model compiled for generation",
+                got=f"functions {', '.join(artifact.manifest.functions)}",
+                fix="compile its Hugging Face folder with task='text-generation'",
+            )
+        language = loads(text)
+        data = artifact.read(TOKENIZER, MAX_TOKENIZER)
+        template = artifact.read(TEMPLATE)
+        chat = None if template is None else template.decode(errors="replace")
+        tokenizer = None if data is None else Tokenizer(data, chat, language.marks)
+        return cls(session, language, tokenizer)
+
+    def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
+        """A request; nothing runs before the stream is iterated."""
+        tokens = self._tokens(prompt)
+        given: Settings = {"eos": self.language.eos}
+        config = GenerationConfig(**{**given, **settings})  # type: ignore[typeddict-item]
+        drafter = self._drafter(options.drafter)
+        made = Generation(
+            self.cached,
+            tokens,
+            config,
+            drafter=drafter,
+            verifier=options.verifier,
+            budget=None if drafter is None else self._budget(options.num_draft_tokens),
+            constraint=options.constraint,
+            transforms=options.transforms,
+            cancelled=options.cancelled,
+        )
+        if options.stop and self.tokenizer is None:
+            raise self._without_tokenizer("stop strings")
+        following = None if self.tokenizer is None else self.tokenizer.following(tokens)
+        return Stream(made, following, Stops(options.stop))
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens, if the model has room for them."""
+        if isinstance(prompt, str) or (prompt and not isinstance(prompt[0], int)):
+            if self.tokenizer is None:
+                raise self._without_tokenizer("a text")
+            tokens = self.tokenizer.encode(prompt)  # type: ignore[arg-type]
+        else:
+            tokens = [int(token) for token in prompt]  # type: ignore[call-overload]
+        self.cached.check(tokens)
+        return tokens
+
+    @staticmethod
+    def _without_tokenizer(got: str) -> InputError:
+        return InputError(
+            "The artifact has no tokenizer.",
+            expected="a prompt of tokens, and no stop strings",
+            got=got,
+            fix="compile a folder that has a tokenizer.json",
+        )
+
+    def _drafter(self, given: Drafter | LanguageModel | str | None) -> Drafter | None:
+        if isinstance(given, str):
+            if given not in self._named:
+                self._named[given] = named(given, self.cached.session.vocabulary)
+            return self._named[given]
+        if not isinstance(given, LanguageModel):
+            return given
+        if given not in self._drafters:
+            self._check_vocabulary(given)
+            self._drafters = {given: ModelDrafter(given.cached.session.fork())}
+        return self._drafters[given]
+
+    def _budget(self, fixed: int | None) -> BudgetPolicy:
+        """The given size, or what the measured cost of width and the acceptance say."""
+        if fixed is not None:
+            return Fixed(fixed)
+        if self._costs is None:
+            with self.cached.in_use():
+                self._costs = CostTable.measure(self.cached.session)
+        return Adaptive(self._costs)
+
+    def _check_vocabulary(self, draft: LanguageModel) -> None:
+        """InputError, with some tokens, where a draft's numbers mean other texts."""
+        if self.tokenizer is None or draft.tokenizer is None:
+            return
+        ours, theirs = (set(m.vocabulary().items()) for m in (self.tokenizer, draft.tokenizer))
+        other = sorted(ours ^ theirs, key=lambda entry: (entry[1], entry[0]))
+        if other:
+            raise InputError(
+                "The draft model has another tokenizer than the target.",
+                expected="the same number for each token",
+                got=f"{len(other)} that differ, among them "
+                + ", ".join(f"{text!r}: {number}" for text, number in other[:4]),
+                fix="draft with a model of the target's tokenizer",
+            )
+
+
+class Stream:
+    """A request that runs as its pieces of text are taken; `result` is there behind the last."""
+
+    def __init__(self, made: Generation, following: Following | None, stops: Stops) -> None:
+        self._made, self._following, self._stops = made, following, stops
+        self._pieces: list[str] = []
+        self._tokens: list[Token] = []
+        self._reason = ""
+
+    def __iter__(self) -> Iterator[str]:
+        """Text in whole characters; the model's cache is released when the loop is left."""
+        with contextlib.closing(iter(self._made)) as tokens:  # type: ignore[type-var]
+            for token in tokens:
+                self._tokens.append(token)
+                piece = self._stops.add(self._text_of(token))
+                if piece:
+                    self._pieces.append(piece)
+                    yield piece
+                if self._stops.found:
+                    self._reason = STOP
+                    break
+        rest = self._stops.rest()
+        if rest:
+            self._pieces.append(rest)
+            yield rest
+
+    @property
+    def result(self) -> GenerationResult:
+        """What came so far; all of it once the stream was iterated."""
+        logprobs = (token.logprob for token in self._tokens)
+        return GenerationResult(
+            text="".join(self._pieces),
+            tokens=tuple(token.id for token in self._tokens),
+            finish_reason=self._reason or self._made.finish_reason,
+            stats=self._made.statistics,
+            lossless=self._made.verifier.lossless,
+            logprobs=tuple(value for value in logprobs if value is not None),
+        )
+
+    def _text_of(self, token: Token) -> str:
+        return "" if self._following is None else self._following.add(token.id)
+
+
+def named(name: str, vocabulary: int) -> Drafter:
+    """A drafter by name, of those that need nothing but the prompt, with its own settings."""
+    if name not in NAMED:
+        raise InputError(
+            f"There is no drafter {name!r}.",
+            expected=f"{' or '.join(NAMED)}, a drafter, or a loaded model",
+            got=name,
+        )
+    return NAMED[name](vocabulary)
+
+
+NAMED: dict[str, Callable[[int], Drafter]] = {
+    "prompt_lookup": lambda _: PromptLookupDrafter(),
+    "trigram": lambda vocabulary: TrigramDrafter(TrigramTable(vocabulary)),
+}
