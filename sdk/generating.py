@@ -155,7 +155,9 @@ class LanguageModel:
             return given
         if given not in self._drafters:
             self._check_vocabulary(given)
-            self._drafters = {given: ModelDrafter(given.cached.session.fork())}
+            session = given.cached.session.fork()
+            session.rollback(0)
+            self._drafters = {given: ModelDrafter(session)}
         return self._drafters[given]
 
     def _budget(self, fixed: int | None) -> BudgetPolicy:
