@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk.compilers.fixed import check_shapes
+from sdk.compilers.onnx_biases import split_biases
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.onnx_proxy import OnnxProxy
@@ -32,6 +33,7 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     sources = write_onnx(program, file)
     if program.precision == "int8" and target.device == "cpu":
         fold_gates(file)
+        split_biases(file, sources)
     if program.precision == "int2":
         file = use_two_bits(file)
     return Build(file, sources)

@@ -35,6 +35,7 @@ def prepare(exported: ExportedProgram) -> ExportedProgram:
             break
         program = program.run_decompositions(table)
     spell_out(program)
+    _silence_masked_queries(program)
     _drop_checks(program)
     _free_words(program)
     _read_inputs_as_int32(program)
@@ -95,6 +96,30 @@ def _drop_checks(program: ExportedProgram) -> None:
     for node in reversed(_calls(program)):
         if "assert" in str(node.target) and not node.users:
             program.graph.erase_node(node)
+
+
+def _silence_masked_queries(program: ExportedProgram) -> None:
+    """A query whose keys are all masked gives zeros, as in PyTorch; Core ML averages the values.
+
+    Padded positions under a sliding window are such queries, and later layers read them.
+    """
+    for node in _calls(program):
+        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        if node.target is not aten.scaled_dot_product_attention.default or mask is None:
+            continue
+        assert isinstance(mask, Node)
+        flags, result = mask.meta["val"], node.meta["val"]
+        if flags.dtype != torch.bool:
+            continue
+        users, after = list(node.users), node.next
+        number = flags.to(result.dtype)
+        taken = insert(after, aten._to_copy.default, (mask,), number, dtype=result.dtype)
+        alive = insert(after, aten.amax.default, (taken, [-1], True), number.amax(-1, True))
+        product = insert(after, aten.mul.Tensor, (node, alive), result)
+        for made in (taken, alive, product):
+            made.meta = {**node.meta, "val": made.meta["val"]}
+        for user in users:
+            user.replace_input_with(node, product)
 
 
 def _free_words(program: ExportedProgram) -> None:

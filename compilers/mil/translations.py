@@ -53,6 +53,24 @@ def bitwise_xor(context: Any, node: Any) -> None:
     context.add(mb.logical_xor(x=x, y=y, name=node.name))
 
 
+@translates("where.self")
+def where(context: Any, node: Any) -> None:
+    """One of two numbers takes the condition's shape: MIL would call the result a number, too."""
+    condition, a, b = _get_inputs(context, node, expected=3)
+    a, b = promote_input_dtypes([a, b])
+    if a.rank == b.rank == 0 and condition.rank:
+        dtype = types.builtin_to_string(a.dtype)
+        a = mb.add(
+            x=mb.mul(x=mb.cast(x=condition, dtype=dtype), y=types.nptype_from_builtin(a.dtype)(0)),
+            y=a,
+        )
+    context.add(mb.select(cond=_as_flags(condition), a=a, b=b, name=node.name))
+
+
+def _as_flags(condition: Any) -> Any:
+    return condition if types.is_bool(condition.dtype) else mb.cast(x=condition, dtype="bool")
+
+
 @translates("prod.dim_int")
 def prod(context: Any, node: Any) -> None:
     """Over one axis, or over all."""

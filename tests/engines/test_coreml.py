@@ -108,7 +108,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         lambda i: i.float().mean(1) + i.sum(1, dtype=torch.float), (torch.arange(6)[None],)),
     "flags": (lambda x: (x > 0) & (x < 1) | (x < -1), (torch.randn(9),)),
     "where with numbers": (
-        lambda x: torch.where(x > 0, x, -1e30).softmax(-1), (torch.randn(3, 4),)),
+        lambda x: torch.where(x > 0, x, -1e30).softmax(-1)
+        + torch.where(x > 0, torch.tensor(1.0), torch.tensor(0.0)), (torch.randn(3, 4),)),
     "diff": (lambda x: torch.diff(x, dim=-1, prepend=x[:, :1]), (torch.randn(3, 4),)),
     "new ones": (lambda x: x + x.new_ones(x.shape, dtype=torch.float32), (torch.randn(3, 4),)),
     "grouped queries": (
@@ -136,6 +137,25 @@ def test_says_what_coremltools_leaves_out(tmp_path: Path) -> None:
     specs = program.signature.inputs
     feed = {spec.name: x.numpy() for spec, x in zip(specs, inputs, strict=True)}
     assert len(checked(program, build, "coreml:cpu:fp32", feed)) == len(FUNCTIONS)
+
+
+def test_a_query_without_keys_gives_zeros(tmp_path: Path) -> None:
+    """As in PyTorch; padding under a sliding window makes such queries."""
+
+    def attend(x: Tensor, keep: Tensor) -> Tensor:
+        place = torch.arange(x.shape[1])
+        near = (place[:, None] - place).abs() < 2
+        mask = near[None, None] & (keep[:, None, None, :] > 0)
+        x = x[:, None]
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=mask, scale=0.3)
+
+    inputs = (torch.randn(1, 6, 8), torch.tensor([[1, 1, 1, 0, 0, 0]]))
+    dims = {name: {1: Dim("length", 2, 6, 12)} for name in ("input_0", "input_1")}
+    program, build = compiled(Function(attend), inputs, "coreml:cpu:fp32", tmp_path, dynamic=dims)
+    feed = {"input_0": inputs[0].numpy(), "input_1": inputs[1].numpy()}
+    (got,) = checked(program, build, "coreml:cpu:fp32", feed).values()
+    assert not got[:, :, 4:].any()
+    assert got[:, :, :4].all()
 
 
 def test_names_dtypes_and_ranks_are_those_of_the_signature(tmp_path: Path) -> None:
