@@ -6,11 +6,23 @@ from typing import Annotated
 
 import typer
 
-from sdk.cli import EXIT, compile, demo, doctor, inspect, predict, profile, recipe, tune, verify
+from sdk.cli import (
+    EXIT,
+    compile,
+    demo,
+    doctor,
+    generate,
+    inspect,
+    predict,
+    profile,
+    recipe,
+    tune,
+    verify,
+)
 from sdk.cli.output import verb
 
 VERBS = (doctor.doctor, compile.compile, tune.tune, verify.verify, inspect.inspect, predict.predict,
-         profile.profile, demo.demo)  # fmt: skip
+         generate.generate, profile.profile, demo.demo)  # fmt: skip
 FAILED, MISUSED = (", ".join(kind.__name__ for kind, c in EXIT if c == code) for code in (1, 2))
 EXIT_CODES = (
     "Exit codes: 0, it holds. "
