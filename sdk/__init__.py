@@ -50,6 +50,11 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
         ImageProcessor as ImageProcessor,
         Processor as Processor,
     )
+    from sdk.runtimes.generation.grammars import (
+        JsonSchema as JsonSchema,
+        Lark as Lark,
+        Regex as Regex,
+    )
     from sdk.signature import (
         Dim as Dim,
         Signature as Signature,
@@ -84,6 +89,7 @@ _HOME = {
     "sdk.model": ("Model",),
     "sdk.placement": ("FallbackWarning",),
     "sdk.processor": ("Classification", "ImageProcessor", "Processor"),
+    "sdk.runtimes.generation.grammars": ("JsonSchema", "Lark", "Regex"),
     "sdk.signature": ("Dim", "Signature", "TensorSpec"),
     "sdk.target": ("Availability", "DeviceSupport", "Target"),
 }

@@ -18,6 +18,7 @@ EXTRA = {
     "cuda": "tensorrt-rtx",
     "huggingface_hub": "transformers",
     "jinja2": "report",
+    "llguidance": "generate",
     "matplotlib": "report",
     "nncf": "nncf",
     "onnx": "compile",
