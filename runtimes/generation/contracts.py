@@ -225,8 +225,15 @@ class Constraint(Protocol):
         """[V]: the tokens that may come next; those of end-of-sequence where it may end."""
         ...
 
+    def permits(self, state: Any, token: int) -> bool:
+        """`allowed(state)[token]`, where the others are not of interest."""
+        ...
+
     def forced(self, state: Any) -> Sequence[int]:
-        """Tokens of which each is the only legal one; empty where there is a choice."""
+        """Tokens that spell what must come next; empty where there is a choice.
+
+        Another spelling may be legal too: they are drafts, and verified like any.
+        """
         ...
 
 

@@ -79,7 +79,7 @@ def legal(tree: DraftTree, transforms: Transforms, state: State) -> DraftTree:
         return tree
     states = {ROOT: state.constraint}
     for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
-        if parent in states and constraint.allowed(states[parent])[token]:
+        if parent in states and constraint.permits(states[parent], token):
             states[node] = constraint.advance(states[parent], token)
     return restricted(tree, [node for node in states if node != ROOT])
 

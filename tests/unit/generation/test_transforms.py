@@ -288,6 +288,9 @@ class Alternating:
             return np.arange(8) == 6
         return allowed & (np.arange(8) != 7) | ((np.arange(8) == 7) & (len(state) > 9))
 
+    def permits(self, state: tuple[int, ...], token: int) -> bool:
+        return bool(self.allowed(state)[token])
+
     def forced(self, state: tuple[int, ...]) -> list[int]:
         self.forced_calls += 1
         return [5, 6] if state and state[-1] == 4 else []
@@ -345,6 +348,9 @@ class Dead:
 
     def allowed(self, state: None) -> Mask:
         return np.zeros(8, np.bool_)
+
+    def permits(self, state: None, token: int) -> bool:
+        return False
 
     def forced(self, state: None) -> list[int]:
         return []
