@@ -91,7 +91,7 @@ class Pass:
             scores = torch.tanh(scores / cap) * cap
         weights = torch.softmax(scores + self._bias(window, scores.dtype), -1)
         weights = weights.reshape(groups, heads // groups * width, weights.shape[-1])
-        shares = weights.split([k.shape[1] for k, _ in pairs], -1)
+        shares = torch.split(weights, [k.shape[1] for k, _ in pairs], -1)
         mixed = sum((w @ v for w, (_, v) in zip(shares[1:], pairs[1:], strict=True)),
                     shares[0] @ pairs[0][1])  # fmt: skip
         return _plain(mixed.reshape(1, heads, width, values.shape[-1]).transpose(1, 2))
@@ -207,7 +207,9 @@ def _attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
     """In the block the model attends by `run`; behind it as it did before."""
     interface = require("transformers.modeling_utils", purpose="A language model")
     interface.AttentionInterface.register(ATTENTION, _attend)
-    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+    configs: dict[int, Any] = {
+        id(part.config): part.config for part in model.modules() if hasattr(part, "config")
+    }
     before = {key: config._attn_implementation for key, config in configs.items()}
     _RUNNING.append(run)
     try:

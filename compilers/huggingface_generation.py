@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -147,8 +147,9 @@ def _paths() -> Iterator[list[int]]:
 def _own(step: Step, tokens: Array, read: int, path: Sequence[int]) -> Array:
     """The model's own last logits after the context and a path of the tree."""
     ids = np.concatenate([tokens[:read], tokens[[read + node for node in path]]])
+    model: PreTrainedModel = step.model
     with torch.no_grad():
-        logits: Array = step.model(input_ids=torch.from_numpy(ids[None])).logits[0, -1].numpy()
+        logits: Array = model(input_ids=torch.from_numpy(ids[None])).logits[0, -1].numpy()
     return logits
 
 
@@ -162,12 +163,10 @@ def _continuation(model: PreTrainedModel, prompt: Array, count: int) -> Continua
         return_dict_in_generate=True,
         pad_token_id=0,
     )
-    ids = torch.from_numpy(prompt)
+    ids, generate = torch.from_numpy(prompt), cast(Any, model).generate
     try:
         with torch.no_grad(), quiet("transformers"):
-            made = model.generate(
-                ids, generation_config=settings, attention_mask=torch.ones_like(ids)
-            )
+            made = generate(ids, generation_config=settings, attention_mask=torch.ones_like(ids))
     except FAILURES as error:
         raise unfit(model, f"{type(error).__name__} in its generate(): {error}") from error
     return Continuation(

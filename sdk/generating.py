@@ -107,8 +107,8 @@ class LanguageModel:
     def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
         """A request; nothing runs before the stream is iterated."""
         tokens = self._tokens(prompt)
-        given: Settings = {"eos": self.language.eos}
-        config = GenerationConfig(**{**given, **settings})  # type: ignore[typeddict-item]
+        _check_names(settings)
+        config = GenerationConfig(**{"eos": self.language.eos, **settings})  # type: ignore[arg-type]
         drafter = self._drafter(options.drafter)
         made = Generation(
             self.cached,
@@ -133,7 +133,7 @@ class LanguageModel:
                 raise self._without_tokenizer("a text")
             tokens = self.tokenizer.encode(prompt)  # type: ignore[arg-type]
         else:
-            tokens = [int(token) for token in prompt]  # type: ignore[call-overload]
+            tokens = [int(token) for token in prompt]  # type: ignore[arg-type]
         self.cached.check(tokens)
         return tokens
 
@@ -183,6 +183,16 @@ class LanguageModel:
                 + ", ".join(f"{text!r}: {number}" for text, number in other[:4]),
                 fix="draft with a model of the target's tokenizer",
             )
+
+
+def _check_names(settings: Settings) -> None:
+    unknown = [name for name in settings if name not in Settings.__annotations__]
+    if unknown:
+        raise InputError(
+            f"There is no setting {unknown[0]!r}.",
+            expected=", ".join(Settings.__annotations__),
+            got=", ".join(unknown),
+        )
 
 
 class Stream:

@@ -38,7 +38,7 @@ class Past:
     @property
     def size(self) -> int:
         """P."""
-        return self.array.shape[2]
+        return int(self.array.shape[2])
 
     def resize(self, size: int, length: int) -> None:
         """Make room for `size` rows, of which the first `length` stay."""

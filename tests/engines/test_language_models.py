@@ -214,6 +214,7 @@ def test_a_chat_is_rendered_by_the_models_template(llama: Model) -> None:
         ([5, 298], {}, "does not know"),
         ("half \ud800", {}, "not Unicode"),
         (PROMPT, {"temperature": -1}, "temperature"),
+        (PROMPT, {"max_tokens": 3}, "no setting 'max_tokens'"),
         (PROMPT, {"drafter": "crystal_ball"}, "no drafter"),
         (PROMPT, {"stop": [""]}, "stop string is empty"),
     ],
