@@ -13,9 +13,11 @@ from sdk.language import LANGUAGE, TEMPLATE, TOKENIZER, Language, loads
 from sdk.runtimes.generation.budget import Adaptive, CostTable, Fixed
 from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
+from sdk.runtimes.generation.constraints import compile_constraint
 from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
+from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.loop import STOP, Generation, Token
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.sessions import StepSession, is_decoder
@@ -66,7 +68,7 @@ class Options:
     drafter: Drafter | LanguageModel | str | None = None
     num_draft_tokens: int | None = None
     verifier: Verifier | None = None
-    constraint: Constraint | None = None
+    constraint: Constraint | Grammar | None = None
     transforms: Sequence[LogitsTransform] = ()
     stop: str | Sequence[str] = ()
     cancelled: Callable[[], bool] = lambda: False
@@ -117,7 +119,7 @@ class LanguageModel:
             drafter=drafter,
             verifier=options.verifier,
             budget=None if drafter is None else self._budget(options.num_draft_tokens),
-            constraint=options.constraint,
+            constraint=self._constraint(options.constraint, config.eos),
             transforms=options.transforms,
             cancelled=options.cancelled,
         )
@@ -141,10 +143,21 @@ class LanguageModel:
     def _without_tokenizer(got: str) -> InputError:
         return InputError(
             "The artifact has no tokenizer.",
-            expected="a prompt of tokens, and no stop strings",
+            expected="a prompt of tokens, no stop strings and no grammar",
             got=got,
             fix="compile a folder that has a tokenizer.json",
         )
+
+    def _constraint(
+        self, given: Constraint | Grammar | None, eos: tuple[int, ...]
+    ) -> Constraint | None:
+        """A grammar compiled for this model's tokens; anything else as it is."""
+        if not isinstance(given, Grammar):
+            return given
+        if self.tokenizer is None:
+            raise self._without_tokenizer(f"a {type(given).__name__}")
+        vocabulary = self.cached.session.vocabulary
+        return compile_constraint(given, self.tokenizer.to_json(), vocabulary=vocabulary, eos=eos)
 
     def _drafter(self, given: Drafter | LanguageModel | str | None) -> Drafter | None:
         if isinstance(given, str):

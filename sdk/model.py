@@ -35,6 +35,7 @@ from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
 from sdk.runtimes import check_requires, open_session, probe
 from sdk.runtimes.generation.contracts import Constraint, Drafter, Verifier
+from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array, Dim, Signature, fits
@@ -141,7 +142,7 @@ class Model:
         drafter: Drafter | Model | str | None = None,
         num_draft_tokens: int | None = None,
         verifier: Verifier | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | Grammar | None = None,
         transforms: Sequence[LogitsTransform] = (),
         stop: str | Sequence[str] = (),
         cancelled: Callable[[], bool] = lambda: False,
@@ -153,7 +154,9 @@ class Model:
             name `prompt_lookup` or `trigram`, a smaller model of the same tokenizer, or a drafter.
         num_draft_tokens: tokens of a draft; by default what pays, by measured costs and acceptance.
         verifier: how drafts are accepted; by default the best one that is exact for the drafter.
-        constraint: a language that the output must belong to.
+        constraint: a language that the output must belong to: `sdk.JsonSchema`, `sdk.Regex`,
+            `sdk.Lark`, or one's own. An output that `max_new_tokens` cuts short is only the
+            beginning of a word of it.
         transforms: what else is done to the logits.
         stop: strings that end the output and are no part of its text.
         cancelled: asked before each round whether to stop.
@@ -187,7 +190,7 @@ class Model:
         drafter: Drafter | Model | str | None = None,
         num_draft_tokens: int | None = None,
         verifier: Verifier | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | Grammar | None = None,
         transforms: Sequence[LogitsTransform] = (),
         stop: str | Sequence[str] = (),
         cancelled: Callable[[], bool] = lambda: False,

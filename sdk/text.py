@@ -46,6 +46,10 @@ class Tokenizer:
         """Each token's text and number."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
+    def to_json(self) -> str:
+        """The text of its `tokenizer.json`."""
+        return str(self._tokenizer.to_str())
+
     def following(self, context: Iterable[int]) -> Following:
         """Decodes what comes behind `context`, token by token."""
         return Following(self._tokenizer, self._streams(list(context), True))
