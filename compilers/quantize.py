@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from sdk.compilers.annotate import ACTIVATION, SYMMETRIC, IntegerKernels
 from sdk.compilers.annotate_all import EveryOperator, spread
 from sdk.compilers.calibrate import Step as Step, calibrate
+from sdk.compilers.integer_biases import round_biases
 from sdk.compilers.program import Feed, Program
 from sdk.compilers.reexport import reexport
 from sdk.errors import InputError, QuantizationError
@@ -58,7 +59,9 @@ def quantize(
         keep_float=kept,
         step=step,
     )
-    quantized = reexport(convert_pt2e(graph), program, feeds[0])
+    converted = convert_pt2e(graph)
+    round_biases(converted)
+    quantized = reexport(converted, program, feeds[0])
     return replace(quantized, precision=precision, float_layers=tuple(sorted(kept)), base=program)
 
 
