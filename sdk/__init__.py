@@ -39,6 +39,9 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
         SignatureMismatchError as SignatureMismatchError,
         UnsupportedOperatorError as UnsupportedOperatorError,
     )
+    from sdk.generating import (
+        GenerationResult as GenerationResult,
+    )
     from sdk.model import (
         Model as Model,
     )
@@ -86,6 +89,7 @@ _HOME = {
         "SignatureMismatchError",
         "UnsupportedOperatorError",
     ),
+    "sdk.generating": ("GenerationResult",),
     "sdk.model": ("Model",),
     "sdk.placement": ("FallbackWarning",),
     "sdk.processor": ("Classification", "ImageProcessor", "Processor"),

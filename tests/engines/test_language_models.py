@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import transformers
 from language_models import model, tokenizer, write_folder
 
 import sdk
+from sdk.cli import main
 from sdk.errors import GenerationError, InputError, ParityError
 from sdk.generating import LanguageModel, Options
 from sdk.greedy import gate_greedy
@@ -260,6 +262,21 @@ def test_the_gate_of_tokens_is_recorded_and_can_fail(llama: Model) -> None:
     with pytest.raises(ParityError, match="10th"):
         gate_greedy(llama.session, wrong, strict=True)
     assert gate_greedy(llama.session, wrong, strict=False).equal == 9
+
+
+def test_the_command_line_streams_and_reports(
+    llama: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", str(llama.artifact.path), PROMPT, "--max-new-tokens", "9"]
+    want = llama.generate(PROMPT, max_new_tokens=9)
+    assert main(words) == 0
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err[:8]) == (want.text + "\n", "9 tokens")
+    assert main([*words, "--drafter", str(llama.artifact.path), "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["text"], document["tokens"]) == (want.text, list(want.tokens))
+    assert document["stats"]["draft_tokens_proposed"] > 0
+    assert main([*words, "--chat", "--drafter", "crystal_ball"]) == 2
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_help_says_the_exit_codes_and_each_verb_has_an_example(capfd: Capture) -
     text = " ".join(capfd.readouterr().out.split())
     for kind, code in EXIT:
         assert kind.__name__ in text[text.index(f"{code}, ") :]
-    verbs = ["doctor", "compile", "verify", "inspect", "predict", "profile", "demo"]
+    verbs = ["doctor", "compile", "verify", "inspect", "predict", "generate", "profile", "demo"]
     for words in [*([verb] for verb in verbs), *(["recipe", v] for v in ("list", "show", "run"))]:
         assert main([*words, "--help"]) == 0
         assert f"$ edge {' '.join(words)}" in capfd.readouterr().out
