@@ -22,6 +22,9 @@ from sdk.runtimes.generation.grammars import Grammar, JsonSchema, Lark, Regex
 MASKS, NODES = 128, 4096
 """Of the latest states, how many masks and how many states themselves are kept for a second use."""
 
+STUCK = "NoExtensionBias"
+"""The library's word for text that must go on where no token of the vocabulary does."""
+
 
 class Node:
     """A state: the tokens from the start down to here."""
@@ -72,7 +75,7 @@ class GrammarConstraint:
             if bits is None:
                 if not self._move(state):
                     return np.zeros(self._vocabulary, np.bool_)
-                bits = self._checked(self._parser.compute_bitmask())
+                bits = self._bits()
                 _keep(self._masks, state, bits, MASKS)
         packed = np.frombuffer(bits, np.uint8)
         return np.unpackbits(packed, count=self._vocabulary, bitorder="little").view(np.bool_)
@@ -87,10 +90,16 @@ class GrammarConstraint:
                 return False
             if token in self._eos:
                 return bool(self._checked(self._parser.is_accepting()))
+            only = self._checked(self._parser.compute_ff_tokens())
+            if only:
+                return bool(token == only[0])
             return bool(self._checked(self._parser.validate_tokens([token])) == 1)
 
     def forced(self, state: Node) -> Sequence[int]:
-        """Tokens that spell the text that must come next, as the tokenizer would put it."""
+        """Tokens that spell the text that must come next, as the tokenizer would put it.
+
+        Other spellings of that text are not legal: none of them is what a model has learnt.
+        """
         with self._turn:
             if not self._move(state):
                 return ()
@@ -116,18 +125,29 @@ class GrammarConstraint:
             down[count].dead = node.dead = True
         return count == len(down)
 
+    def _bits(self) -> bytes:
+        bits: bytes = self._parser.compute_bitmask()
+        if self._parser.is_error() and _reason(self._parser.get_error()) == STUCK:
+            self._renew()
+            return bytes(len(bits))
+        return bytes(self._checked(bits))
+
     def _checked(self, found: Any) -> Any:
         """`found`, unless the parser has failed on the way."""
         if not self._parser.is_error():
             return found
         reason = _reason(self._parser.get_error())
-        self._parser, self._here = self._make(), self._root
+        self._renew()
         raise GenerationError(
             "The grammar cannot be followed any further.",
             expected="a grammar within the parser's limits",
             got=reason,
             fix="simplify the grammar: fewer alternatives that begin alike, shorter repetitions",
         )
+
+    def _renew(self) -> None:
+        """A parser that has failed goes nowhere any more."""
+        self._parser, self._here = self._make(), self._root
 
 
 def compile_constraint(
@@ -144,16 +164,12 @@ def compile_constraint(
     source, limits = _source(grammar), library.LLParserLimits(verbose_errors=False)
 
     def make() -> Any:
-        return library.LLMatcher(table, source, log_level=0, limits=limits)
+        parser = library.LLMatcher(table, source, log_level=0, limits=limits)
+        if parser.is_error():
+            raise _refused(grammar, _reason(parser.get_error()))
+        return parser
 
-    _check_compiled(grammar, make)
     return GrammarConstraint(make, vocabulary, eos)
-
-
-def _check_compiled(grammar: Grammar, make: Callable[[], Any]) -> None:
-    parser = make()
-    if parser.is_error():
-        raise _refused(grammar, _reason(parser.get_error()))
 
 
 def _refused(grammar: Grammar, reason: str) -> InputError:

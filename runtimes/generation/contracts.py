@@ -230,10 +230,7 @@ class Constraint(Protocol):
         ...
 
     def forced(self, state: Any) -> Sequence[int]:
-        """Tokens that spell what must come next; empty where there is a choice.
-
-        Another spelling may be legal too: they are drafts, and verified like any.
-        """
+        """Tokens of which each is the only legal one; empty where there is a choice."""
         ...
 
 

@@ -174,7 +174,7 @@ class Generation:
         return legal(tree, self._transforms, self._state)
 
     def _forced(self) -> Sequence[int]:
-        """What a constraint says must come next: drafts that cost no drafter."""
+        """Tokens that a constraint leaves no choice about: free drafts, all accepted."""
         constraint = self._transforms.constraint
         return () if constraint is None else constraint.forced(self._state.constraint)
 
