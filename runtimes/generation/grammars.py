@@ -15,7 +15,8 @@ class JsonSchema:
     """JSON that is valid by `schema`: a mapping, its JSON text, or True for any JSON.
 
     Properties come in the schema's order. Keywords that cannot be enforced are refused when the
-    schema is compiled; none is ignored. InputError where `schema` is not JSON.
+    schema is compiled; none is ignored, but `format` is held to as far as a regular expression
+    goes: a date may be February 29 of any year. InputError where `schema` is not JSON.
     """
 
     schema: InitVar[Mapping[str, Any] | bool | str]

@@ -1,13 +1,16 @@
 """MaskBench: how many schemas are enforced, how well, and how long a mask takes. No model needed.
 
-    python tests/bench/maskbench.py --data FOLDER [--limit N] [--results FILE] [--restart] [--json]
+    python tests/bench/maskbench.py --data FOLDER [--cases draft7] [--limit N] [--results FILE]
+        [--restart] [--json]
 
 FOLDER has `maskbench/maskbench.parquet`, cases of github.com/guidance-ai/jsonschemabench with their
 valid and invalid instances, and `gpt2_tokenizer/tokenizer.json`, 50,257 byte-level tokens. Each
 instance is fed to the compiled schema token by token: it is accepted if each mask has its next
 token and it may end there. `--limit N` takes N cases, spread evenly over all of them.
+`--cases draft7` takes the official test suite of JSON Schema instead, draft 7, from
+`json_schema_suite/draft7.parquet`, which has instances of any form for each keyword.
 
-Each case is appended to FILE (build/maskbench.jsonl) when it is done, and an interrupted run goes
+Each case is appended to FILE (build/<cases>.jsonl) when it is done, and an interrupted run goes
 on where it stopped; a case that took the whole process down is a crash then. One thread. It holds
 if no invalid instance was accepted and nothing crashed.
 """
@@ -34,9 +37,10 @@ from sdk.environment import describe
 from sdk.progress import terminal
 from sdk.runtimes.generation.constraints import GrammarConstraint, compile_constraint
 
-PASS, COMPILE, VALIDATION, INVALIDATION, CRASH = OUTCOMES = (
+PASS, COMPILE, LIMIT, VALIDATION, INVALIDATION, CRASH = OUTCOMES = (
     "pass",
     "compile error",
+    "parser's limit",
     "validation error",
     "invalidation error",
     "crash",
@@ -44,12 +48,15 @@ PASS, COMPILE, VALIDATION, INVALIDATION, CRASH = OUTCOMES = (
 MEANING = {
     PASS: "all instances judged right",
     COMPILE: "refused when compiled, with the reason",
+    LIMIT: "the parser gave up over a mask, with the reason",
     VALIDATION: "a valid instance was refused",
     INVALIDATION: "an invalid instance was accepted",
-    CRASH: "the parser gave up, or the process ended",
+    CRASH: "the process ended",
 }
+DRAFT = "http://json-schema.org/draft-07/schema#"
 PERCENTILES = (50, 95, 99)
-FILES = "maskbench/maskbench.parquet", "gpt2_tokenizer/tokenizer.json"
+TOKENIZER = "gpt2_tokenizer/tokenizer.json"
+CASES = {"maskbench": "maskbench/maskbench.parquet", "draft7": "json_schema_suite/draft7.parquet"}
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Bench:
             result.outcome, result.reason = COMPILE, str(error.got)
             return result
         except sdk.GenerationError as error:
-            result.reason = str(error.got)
+            result.outcome, result.reason = LIMIT, str(error.got)
             return result
         result.first_mask_us = micro(start)
         self._judge(constraint, case["tests"], result)
@@ -112,7 +119,7 @@ class Bench:
             try:
                 accepted = accepts(constraint, tokens, result.masks_us)
             except sdk.GenerationError as error:
-                result.reason = f"instance {index}: {error.got}"
+                result.outcome, result.reason = LIMIT, f"instance {index}: {error.got}"
                 return
             if accepted != test["valid"]:
                 outcomes.add(INVALIDATION if accepted else VALIDATION)
@@ -141,14 +148,30 @@ def micro(start: float) -> float:
     return round(1e6 * (time.perf_counter() - start), 1)
 
 
-def load(data: Path, limit: int) -> list[tuple[str, str]]:
+Case = tuple[str, dict[str, Any]]
+
+
+def load(file: Path, limit: int) -> list[Case]:
     """Names and cases, in the file's order; with a limit, evenly spread."""
     import pyarrow.parquet as parquet
 
-    rows = parquet.read_table(data / FILES[0]).to_pylist()
-    if 0 < limit < len(rows):
-        rows = [rows[i * len(rows) // limit] for i in range(limit)]
-    return [(row["name"], row["case"]) for row in rows]
+    cases = [case for row in parquet.read_table(file).to_pylist() for case in cases_of(row)]
+    if 0 < limit < len(cases):
+        cases = [cases[i * len(cases) // limit] for i in range(limit)]
+    return cases
+
+
+def cases_of(row: dict[str, str]) -> list[Case]:
+    """A row is a case, or a file of the suite with several; the suite's remotes are none."""
+    if row["name"].startswith("remotes/"):
+        return []
+    found = json.loads(row["case"])
+    if isinstance(found, dict):
+        return [(row["name"], found)]
+    for case in found:
+        if isinstance(case["schema"], dict):  # the suite's folder says the draft, not its schemas
+            case["schema"] = {"$schema": DRAFT} | case["schema"]
+    return [(f"{row['name']} {i}: {case['description']}", case) for i, case in enumerate(found)]
 
 
 def resume(file: Path, setting: dict[str, Any]) -> dict[str, Result]:
@@ -161,14 +184,12 @@ def resume(file: Path, setting: dict[str, Any]) -> dict[str, Result]:
     return {line["name"]: Result(**line) for line in lines[1:]}
 
 
-def run(
-    bench: Bench, cases: list[tuple[str, str]], done: dict[str, Result], out: TextIO
-) -> Iterator[Result]:
+def run(bench: Bench, cases: list[Case], done: dict[str, Result], out: TextIO) -> Iterator[Result]:
     """All results, new ones written as they come."""
     for name, case in cases:
         if name not in done:
             write(out, asdict(Result(name, reason="the process ended")))
-            done[name] = bench.run(name, json.loads(case))
+            done[name] = bench.run(name, case)
             write(out, asdict(done[name]))
         yield done[name]
 
@@ -247,27 +268,30 @@ def main() -> int:
     """Run, print, and say whether it holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cases", choices=CASES, default="maskbench")
     parser.add_argument("--limit", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=Path("build/maskbench.jsonl"))
+    parser.add_argument("--results", type=Path, help="build/<cases>.jsonl")
     parser.add_argument("--restart", action="store_true", help="forget an earlier run")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if missing := [name for name in FILES if not (options.data / name).is_file()]:
-        print(f"skipped: {options.data} has no {' and no '.join(missing)}", file=sys.stderr)
+    files = [options.data / name for name in (CASES[options.cases], TOKENIZER)]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        print(f"skipped: there is no {' and no '.join(missing)}", file=sys.stderr)
         return 0
+    file = options.results or Path("build", f"{options.cases}.jsonl")
     setting = {
         "llguidance": version("llguidance"),
         "tokenizers": version("tokenizers"),
         "python": platform.python_version(),
         "processor": describe().get("processor", platform.machine()),
     }
-    cases = load(options.data, options.limit)
-    done = {} if options.restart else resume(options.results, setting)
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a" if done else "w") as out:
+    cases = load(files[0], options.limit)
+    done = {} if options.restart else resume(file, setting)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a" if done else "w") as out:
         if not done:
             write(out, setting)
-        bench = Bench((options.data / FILES[1]).read_text())
+        bench = Bench(files[1].read_text())
         results = followed(run(bench, cases, done, out), len(cases))
     found = report(results, setting)
     print(json.dumps(found, indent=1) if options.json else table(found))
