@@ -54,7 +54,7 @@ class Pass:
     """Keys [H, P, D] and values of each layer; empty where there is no past at all."""
     made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
-    _biases: dict[tuple[int | None, bool], Tensor] = field(default_factory=dict)
+    _biases: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -62,7 +62,7 @@ class Pass:
         """The cache's part: keep what is new, [1, H, W, D], and give it back alone."""
         if layer_idx != len(self.made) or len(keys) != 1:
             raise NotImplementedError("layers that share or skip caches")
-        self.made.append((_plain(keys[0]), _plain(values[0])))
+        self.made.append((_plain(keys.squeeze(0)), _plain(values.squeeze(0))))
         return keys, values
 
     def get_seq_length(self, *_: Any) -> int:
@@ -79,37 +79,42 @@ class Pass:
         """Attention of `query` [1, H * G, W, D] in the layer updated last, [1, W, H * G, D]."""
         keys, values = self.made[-1]
         self.layers.append(Layer(keys.shape[0], keys.shape[-1], values.shape[-1], window))
-        heads, width, groups = query.shape[1], query.shape[2], keys.shape[0]
+        heads, groups, width = query.shape[1], keys.shape[0], self.new_mask.shape[0]
         # Heads that share keys are one product, so that no key is repeated.
-        grouped = (_plain(query[0]) * scaling).reshape(
-            groups, heads // groups * width, query.shape[3]
-        )
+        grouped = _plain(query.squeeze(0)).reshape(groups, -1, query.shape[3]) * scaling
         pairs = [*self.past[len(self.made) - 1 : len(self.made)], (keys, values)]
         scores = torch.cat([grouped @ k.transpose(1, 2) for k, _ in pairs], -1)
-        scores = scores.reshape(groups, heads // groups, width, scores.shape[-1])
         if cap is not None:
             scores = torch.tanh(scores / cap) * cap
-        weights = torch.softmax(scores + self._bias(window, scores.dtype), -1)
-        weights = weights.reshape(groups, heads // groups * width, weights.shape[-1])
-        shares = torch.split(weights, [k.shape[1] for k, _ in pairs], -1)
+        weights = torch.softmax(scores + self._bias(window, heads // groups, scores.dtype), -1)
+        shares = torch.split(weights, self._sizes(), -1)
         mixed = sum((w @ v for w, (_, v) in zip(shares[1:], pairs[1:], strict=True)),
                     shares[0] @ pairs[0][1])  # fmt: skip
         return _plain(mixed.reshape(1, heads, width, values.shape[-1]).transpose(1, 2))
 
-    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[W, P + W], made once for all layers of a window: 0, or so low that nothing is left."""
-        key = window, dtype == torch.float32
+    def _sizes(self) -> list[int]:
+        """Rows of past, if there is one, and new tokens.
+
+        The masks are asked alone: each tensor that is costs the graph an operator.
+        """
+        new = self.new_mask.shape[1]
+        return [self.past_mask.shape[1], new] if self.past else [new]
+
+    def _bias(self, window: int | None, times: int, dtype: torch.dtype) -> Tensor:
+        """[times * W, P + W], made once for all layers alike: 0, or so low that nothing is left."""
+        key = window, times
         if key not in self._biases:
             seen = torch.cat([self.past_mask, self.new_mask], -1) if self.past else self.new_mask
             if window is not None:
                 seen = seen & (self._distances() < window)
             low = torch.full((), torch.finfo(dtype).min / 2, dtype=dtype)
-            self._biases[key] = torch.where(seen, torch.zeros((), dtype=dtype), low)
+            bias = torch.where(seen, torch.zeros((), dtype=dtype), low)
+            self._biases[key] = bias.repeat(times, 1)
         return self._biases[key]
 
     def _distances(self) -> Tensor:
         """How far each row of past and each new token lies before each new token."""
-        new = self.positions[0]
+        new = self.positions.squeeze(0)
         if not self.past:
             return new[:, None] - new[None]
         rows = torch.arange(self.past_mask.shape[1], dtype=new.dtype)

@@ -13,6 +13,7 @@ from sdk.compilers.onnx_channels import fill_channels
 from sdk.compilers.onnx_classifiers import flatten_classifiers
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
+from sdk.compilers.onnx_norms import divide_by_roots
 from sdk.compilers.program import Build, Program
 from sdk.compilers.weight_only_contrib import use_contrib
 from sdk.compilers.weight_only_graph import stored_bits
@@ -24,6 +25,8 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
     check_shapes(program.signature, target)
     file = folder / "model.onnx"
     sources = write_onnx(program, file)
+    if target.device == "cpu":
+        divide_by_roots(file)
     if bits := stored_bits(program):
         use_contrib(file, bits)
     if program.precision == "int8" and target.device == "cpu":

@@ -27,7 +27,7 @@ def test_steps_compute_what_the_model_computes(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["mistral", "gemma2"])
 def test_a_window_that_is_ignored_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     step, bias = Step(model(kind)), Pass._bias
-    monkeypatch.setattr(Pass, "_bias", lambda run, _, dtype: bias(run, None, dtype))
+    monkeypatch.setattr(Pass, "_bias", lambda run, _, *more: bias(run, None, *more))
     with pytest.raises(InputError, match="other logits than its own"):
         generative(step.model, None)
 
