@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -321,3 +322,42 @@ def test_weight_only_precisions_generate(engine: str, precision: str, tmp_path: 
         plain = loaded.generate(PROMPT, max_new_tokens=40)
         drafted = loaded.generate(PROMPT, max_new_tokens=40, drafter=loaded, num_draft_tokens=3)
     assert drafted.tokens == plain.tokens
+
+
+def test_output_under_a_schema(loaded: Model) -> None:
+    """Valid, and the same tokens whatever drafts."""
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {
+            "animal": {"enum": ["fox", "dog"]},
+            "name": {"type": "string", "maxLength": 6},
+            "legs": {"type": "integer", "minimum": 2, "maximum": 4},
+        },
+        "required": ["animal", "name", "legs"],
+        "additionalProperties": False,
+    }
+    for temperature in (0.0, 1.0):
+        found = [
+            loaded.generate(
+                PROMPT,
+                constraint=sdk.JsonSchema(schema, whitespace=False),
+                temperature=temperature,
+                max_new_tokens=100,
+                drafter=drafter,
+            )
+            for drafter in (None, "prompt_lookup", "trigram")
+        ]
+        assert found[0].tokens == found[1].tokens == found[2].tokens
+        assert found[0].finish_reason == "eos"
+        jsonschema.validate(json.loads(found[0].text), schema)
+        assert found[0].stats.target_forward_passes < found[0].stats.new_tokens
+
+
+def test_a_grammar_needs_a_tokenizer_and_must_compile(llama: Model) -> None:
+    pytest.importorskip("llguidance")
+    with pytest.raises(InputError, match="cannot be compiled"):
+        llama.generate(PROMPT, constraint=sdk.JsonSchema({"uniqueItems": True}))
+    mute = LanguageModel(llama.session, llama.language.language, None)
+    with pytest.raises(InputError, match="no tokenizer"):
+        mute.start([1, 2], Options(constraint=sdk.Regex("a")), {})
