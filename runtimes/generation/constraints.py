@@ -118,7 +118,7 @@ class GrammarConstraint:
         shared, down = _way(self._here, node)
         if self._here is not shared:
             self._parser.rollback(self._here.depth - shared.depth)
-        count = self._parser.try_consume_tokens([step.token for step in down])
+        count: int = self._parser.try_consume_tokens([step.token for step in down])
         self._here = down[count - 1] if count else shared
         self._checked(None)
         if count < len(down):
