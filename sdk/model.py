@@ -7,10 +7,9 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -22,26 +21,16 @@ from sdk.errors import (
     KernelMissingError,
     ParityError,
 )
-from sdk.generating import (
-    GenerationResult,
-    LanguageModel,
-    Options,
-    Settings as GenerationSettings,
-    Stream,
-)
+from sdk.generative import Generative
 from sdk.manifest import Manifest
 from sdk.parity import TOLERANCE, ParityReport, compare
 from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
 from sdk.runtimes import check_requires, open_session, probe
-from sdk.runtimes.generation.contracts import Constraint, Drafter, Verifier
-from sdk.runtimes.generation.grammars import Grammar
-from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array, Dim, Signature, fits
 from sdk.structure import FIX, parse
 from sdk.target import DEVICES, Target
-from sdk.text import Prompt
 
 
 def load(
@@ -91,7 +80,7 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Model:
+class Model(Generative):
     """A model on a device. Safe to call from several threads; close it or use it in `with`."""
 
     def __init__(
@@ -134,87 +123,6 @@ class Model:
         if isinstance(value, list):
             return self._predict_many(value)
         return self._predict_raw([value])[0]
-
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        drafter: Drafter | Model | str | None = None,
-        num_draft_tokens: int | None = None,
-        verifier: Verifier | None = None,
-        constraint: Constraint | Grammar | None = None,
-        transforms: Sequence[LogitsTransform] = (),
-        stop: str | Sequence[str] = (),
-        cancelled: Callable[[], bool] = lambda: False,
-        **settings: Unpack[GenerationSettings],
-    ) -> GenerationResult:
-        """Go on from a text, tokens or the messages of a chat.
-
-        drafter: guesses what comes, which makes it faster and changes no law of the output: the
-            name `prompt_lookup` or `trigram`, a smaller model of the same tokenizer, or a drafter.
-        num_draft_tokens: tokens of a draft; by default what pays, by measured costs and acceptance.
-        verifier: how drafts are accepted; by default the best one that is exact for the drafter.
-        constraint: a language that the output must belong to: `sdk.JsonSchema`, `sdk.Regex`,
-            `sdk.Lark`, or one's own. An output that `max_new_tokens` cuts short is only the
-            beginning of a word of it.
-        transforms: what else is done to the logits.
-        stop: strings that end the output and are no part of its text.
-        cancelled: asked before each round whether to stop.
-        settings: `max_new_tokens`, `temperature` (0: the most probable token), `top_k`, `top_p`,
-            `min_p`, `repetition_penalty`, `presence_penalty`, `min_new_tokens`, `stop_tokens`,
-            `eos`, `seed`, `logprobs`: see `GenerationConfig`.
-
-        One request at a time: a second one meanwhile raises GenerationError, and so do logits that
-        are no numbers. InputError for an empty prompt, one longer than the context, and settings
-        out of range.
-        """
-        stream = self.stream(
-            prompt,
-            drafter=drafter,
-            num_draft_tokens=num_draft_tokens,
-            verifier=verifier,
-            constraint=constraint,
-            transforms=transforms,
-            stop=stop,
-            cancelled=cancelled,
-            **settings,
-        )
-        for _ in stream:
-            pass
-        return stream.result
-
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        drafter: Drafter | Model | str | None = None,
-        num_draft_tokens: int | None = None,
-        verifier: Verifier | None = None,
-        constraint: Constraint | Grammar | None = None,
-        transforms: Sequence[LogitsTransform] = (),
-        stop: str | Sequence[str] = (),
-        cancelled: Callable[[], bool] = lambda: False,
-        **settings: Unpack[GenerationSettings],
-    ) -> Stream:
-        """As `generate`, in pieces of whole characters: iterate it; `.result` is there at the end.
-
-        Leaving the loop early cancels; the cache stays usable.
-        """
-        options = Options(
-            drafter=drafter.language if isinstance(drafter, Model) else drafter,
-            num_draft_tokens=num_draft_tokens,
-            verifier=verifier,
-            constraint=constraint,
-            transforms=transforms,
-            stop=stop,
-            cancelled=cancelled,
-        )
-        return self.language.start(prompt, options, settings)
-
-    @cached_property
-    def language(self) -> LanguageModel:
-        """The language model, its cache and tokenizer; InputError where the artifact is none."""
-        return LanguageModel.of(self.artifact, self.session)
 
     async def apredict(self, value: Any) -> Any:
         """`predict` in a worker thread, for use with `await`."""
