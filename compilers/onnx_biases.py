@@ -44,7 +44,7 @@ def _bias(wires: Wires, conv: NodeProto) -> Array | None:
     whole, scale = (wires.constants.get(name) for name in maker.input[:2])
     if maker.op_type != "DequantizeLinear" or whole is None or scale is None:
         return None
-    return (whole.astype(np.float64) * scale).astype(np.float32)
+    return np.multiply(whole, scale, dtype=np.float64).astype(np.float32)
 
 
 def _split(graph: GraphProto, conv: NodeProto, bias: Array, rank: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.frontend.torch.ops import _get_inputs
 from coremltools.converters.mil.mil import types
@@ -55,20 +56,64 @@ def bitwise_xor(context: Any, node: Any) -> None:
 
 @translates("where.self")
 def where(context: Any, node: Any) -> None:
-    """One of two numbers takes the condition's shape: MIL would call the result a number, too."""
+    """One choice takes the condition's shape where neither has it: MIL does not broadcast to it."""
     condition, a, b = _get_inputs(context, node, expected=3)
     a, b = promote_input_dtypes([a, b])
-    if a.rank == b.rank == 0 and condition.rank:
-        dtype = types.builtin_to_string(a.dtype)
-        a = mb.add(
-            x=mb.mul(x=mb.cast(x=condition, dtype=dtype), y=types.nptype_from_builtin(a.dtype)(0)),
-            y=a,
-        )
+    if not (_spans(a, condition) or _spans(b, condition)):
+        number = types.nptype_from_builtin(a.dtype)
+        zeros = mb.mul(x=mb.cast(x=condition, dtype=types.builtin_to_string(a.dtype)), y=number(0))
+        a = mb.add(x=zeros, y=a)
     context.add(mb.select(cond=_as_flags(condition), a=a, b=b, name=node.name))
+
+
+def _spans(x: Any, other: Any) -> bool:
+    """Whether `other` broadcasts to the shape of x."""
+    if x.rank < other.rank:
+        return False
+    pairs = zip(reversed(other.shape), reversed(x.shape), strict=False)
+    return all(size == 1 or size == wide for size, wide in pairs)
 
 
 def _as_flags(condition: Any) -> Any:
     return condition if types.is_bool(condition.dtype) else mb.cast(x=condition, dtype="bool")
+
+
+@translates()
+def group_norm(context: Any, node: Any) -> None:
+    """Of shapes that vary, too: coremltools writes the sizes down as numbers."""
+    x, groups, weight, bias, epsilon = _get_inputs(context, node)[:5]
+    shape = mb.shape(x=x)
+    batch = mb.slice_by_index(x=shape, begin=[0], end=[1])
+    parts = mb.concat(values=[batch, np.int32([groups.val, -1])], axis=0)
+    flat = mb.reshape(x=x, shape=parts)
+    centred = mb.sub(x=flat, y=mb.reduce_mean(x=flat, axes=[2], keep_dims=True))
+    spread = mb.reduce_mean(x=mb.square(x=centred), axes=[2], keep_dims=True)
+    norm = mb.mul(x=centred, y=mb.rsqrt(x=spread, epsilon=epsilon.val))
+    result = mb.reshape(x=norm, shape=shape)
+    axes = (1, -1, *[1] * (x.rank - 2))
+    if weight is not None:
+        result = mb.mul(x=result, y=weight.val.reshape(axes))
+    if bias is not None:
+        result = mb.add(x=result, y=bias.val.reshape(axes))
+    context.add(mb.identity(x=result, name=node.name))
+
+
+@translates()
+def adaptive_avg_pool1d(context: Any, node: Any) -> None:
+    """To one value, whatever the length; to more is for sizes that do not vary, as a mean each."""
+    x, size = _get_inputs(context, node, expected=2)
+    (wanted,) = size.val
+    length = x.shape[-1]
+    if wanted == 1:
+        context.add(mb.reduce_mean(x=x, axes=[-1], keep_dims=True, name=node.name))
+    elif isinstance(length, (int, np.integer)) and length % wanted == 0:
+        step = int(length // wanted)
+        pooled = mb.avg_pool(
+            x=x, kernel_sizes=[step], strides=[step], pad_type="valid", name=node.name
+        )
+        context.add(pooled)
+    else:
+        raise NotImplementedError("means of parts of unequal lengths")
 
 
 @translates("prod.dim_int")
