@@ -84,7 +84,7 @@ def group_norm(context: Any, node: Any) -> None:
     x, groups, weight, bias, epsilon = _get_inputs(context, node)[:5]
     shape = mb.shape(x=x)
     batch = mb.slice_by_index(x=shape, begin=[0], end=[1])
-    parts = mb.concat(values=[batch, np.int32([groups.val, -1])], axis=0)
+    parts = mb.concat(values=[batch, np.array([groups.val, -1], np.int32)], axis=0)
     flat = mb.reshape(x=x, shape=parts)
     centred = mb.sub(x=flat, y=mb.reduce_mean(x=flat, axes=[2], keep_dims=True))
     spread = mb.reduce_mean(x=mb.square(x=centred), axes=[2], keep_dims=True)
