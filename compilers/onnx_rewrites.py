@@ -17,6 +17,7 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization")
 def rewrite(graph: GraphProto) -> None:
     """All of them, in place; the values of the outputs stay as they are."""
     use_global_pool(graph)
+    widen_pool(graph)
     fold_pads(graph)
     quantize_biases(graph)
 
@@ -36,6 +37,26 @@ def use_global_pool(graph: GraphProto) -> None:
         if sorted(numpy_helper.to_array(axes).tolist()) in ([-2, -1], [2, 3]):
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
+
+
+def widen_pool(graph: GraphProto) -> None:
+    """A mean whose window is larger than the picture is one over all of it.
+
+    Torch cuts the window off where it rounds sizes up; OpenVINO and TensorRT refuse it.
+    """
+    values = (*graph.value_info, *graph.input)
+    sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim[2:]] for v in values}
+    for node in graph.node:
+        if node.op_type != "AveragePool":
+            continue
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        picture, window = sizes.get(node.input[0], []), given["kernel_shape"]
+        inside = len(picture) == len(window) and all(
+            0 < size <= wide for size, wide in zip(picture, window, strict=True)
+        )
+        if inside and given.get("ceil_mode") and not any(given.get("pads", [])):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
 
 
 def fold_pads(graph: GraphProto) -> None:

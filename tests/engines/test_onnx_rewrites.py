@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from engines import row
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -174,3 +175,16 @@ def test_a_classifier_that_skips_pixels_stays_a_convolution(
     program = quantize(captured, [{"x": example}])
     target = Target("onnxruntime", precision="int8")
     assert kinds(lower(program, target, tmp_path / "build").file)["Conv"] == 2
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_window_larger_than_the_picture_is_a_mean_of_all(tmp_path: Path, engine: str) -> None:
+    """OpenVINO and TensorRT refuse the window as it is."""
+    model = nn.Sequential(nn.AvgPool2d(8, ceil_mode=True), nn.Flatten()).eval()
+    picture = torch.randn(2, 4, 3, 5)
+    target = Target.parse(f"{engine}:cpu:fp32")
+    row(str(target)).require()
+    build = lower(capture(model, picture), target, tmp_path / "built")
+    session = open_session(build.file, capture(model, picture).signature, target, threads=1)
+    (got,) = session.run({"input": picture.numpy()}).values()
+    np.testing.assert_allclose(got, picture.mean((2, 3)), rtol=1e-5, atol=1e-6)
