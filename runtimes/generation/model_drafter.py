@@ -20,7 +20,7 @@ from sdk.runtimes.generation.contracts import (
     Row,
 )
 from sdk.runtimes.generation.siblings import draw
-from sdk.runtimes.generation.transforms import State, Transforms
+from sdk.runtimes.generation.transforms import DeadEndError, State, Transforms
 from sdk.runtimes.generation.trees import restricted
 
 REMEMBERED = 4
@@ -119,7 +119,7 @@ class ModelDrafter:
         while True:
             q = self._row(growing.state(node), logits)
             growing.probs[node + 1] = q
-            if q.max() < self._threshold:
+            if q is None or q.max() < self._threshold:
                 break
             [node] = self._spread(growing, node, q, 1)
             if len(growing) == budget or growing.tokens[node] in self._request.ends:
@@ -157,9 +157,9 @@ class ModelDrafter:
             len(ranked) < budget or growing.scores[growing.best(level, 1)[0]] > ranked[budget - 1]
         )
 
-    def _spread(self, growing: Growing, node: int, q: Row, count: int) -> list[int]:
+    def _spread(self, growing: Growing, node: int, q: Row | None, count: int) -> list[int]:
         """Give `node` up to `count` children; how many is settled before they are drawn."""
-        if count < 1:
+        if count < 1 or q is None:
             return []
         growing.probs[node + 1] = q
         position = self._seen + growing.depth(node)
@@ -174,13 +174,17 @@ class ModelDrafter:
         step = self.cached.session.forward(growing.tokens, growing.parents)
         return {node: step.logits[node] for node in level}
 
-    def _row(self, state: State, logits: Logits) -> Row:
+    def _row(self, state: State, logits: Logits) -> Row | None:
+        """What guesses are drawn from; None where a constraint lets nothing follow."""
         transforms = self._request.transforms
-        return (
-            transforms.likely(state, logits)
-            if transforms.greedy
-            else transforms.apply(state, logits)
-        )
+        try:
+            return (
+                transforms.likely(state, logits)
+                if transforms.greedy
+                else transforms.apply(state, logits)
+            )
+        except DeadEndError:
+            return None  # if the target comes here, it says so
 
     def _drawn(self) -> str:
         return self.sampling if self._random else DETERMINISTIC

@@ -25,6 +25,10 @@ NUCLEUS = 1024
 """Tokens that top-p sorts first; only a flatter distribution needs all of them sorted."""
 
 
+class DeadEndError(GenerationError):
+    """Every token is banned: nothing may come next."""
+
+
 class LogitsTransform(Protocol):
     """A function of the logits and of all tokens so far; what it remembers is in the history."""
 
@@ -105,7 +109,7 @@ class Transforms:
         for transform in self._extra:
             scores = transform(scores, state.history)
         if scores.max() == -np.inf:
-            raise GenerationError(
+            raise DeadEndError(
                 "No token may come next.",
                 expected="at least one token that neither the constraint nor min_new_tokens bans",
                 got=f"all {len(scores)} tokens banned after {len(state.history.output)} new ones",

@@ -314,6 +314,35 @@ def test_no_legal_token() -> None:
     assert [token.id for token in generation] == [2, 3]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("branching", [1, 2])
+def test_a_draft_that_cannot_go_on_ends(branching: int, temperature: float) -> None:
+    """The draft begins the word that the vocabulary cannot finish; the target takes the other."""
+
+    def likes(first: int) -> Model:
+        row = np.zeros(4, np.float32)
+        row[first] = 50
+        return lambda tokens: row
+
+    constraint = compile_constraint(sdk.Regex("ab{1,2}c|ba"), TOY.text, vocabulary=4, eos=(3,))
+    found = []
+    for draft in (None, ModelDrafter(ToySession(likes(2), 4), branching_factor=branching)):
+        config = GenerationConfig(eos=(3,), max_new_tokens=5, temperature=temperature)
+        cached = Cached(ToySession(likes(TOY.spelled.index(b"b")), 4))
+        found.append(
+            [
+                token.id
+                for token in Generation(
+                    cached, [0], config, drafter=draft, budget=Fixed(4), constraint=constraint
+                )
+            ]
+        )
+        if draft is not None:
+            assert draft.forward_passes > 1
+    assert found[0] == found[1]
+    assert found[0][-1] == 3
+
+
 def test_a_word_may_not_end_before_the_least_length() -> None:
     constraint = compile_constraint(sdk.Regex("ab"), TOY.text, vocabulary=4, eos=(3,))
     config = GenerationConfig(eos=(3,), min_new_tokens=5)
