@@ -15,8 +15,10 @@ extern "C" {
 
 #define EDGE_ABI_VERSION 1
 #define EDGE_MAX_RANK 8
+#define EDGE_EXPORT __attribute__((visibility("default"))) /* nothing else leaves the library */
 
 typedef enum edge_dtype {
+    EDGE_NONE = -1, /* an optional input that was not given */
     EDGE_FLOAT32 = 0,
     EDGE_FLOAT16 = 1,
     EDGE_BFLOAT16 = 2,
@@ -24,7 +26,8 @@ typedef enum edge_dtype {
     EDGE_UINT8 = 4,
     EDGE_INT32 = 5,
     EDGE_INT64 = 6,
-    EDGE_BOOL = 7
+    EDGE_BOOL = 7,
+    EDGE_FLOAT64 = 8
 } edge_dtype;
 
 /* `strides` counts elements, not bytes. `data` may be unaligned for AVX but is aligned to its own type. */
@@ -69,7 +72,7 @@ typedef struct edge_kernel {
     int32_t min_inputs; /* inputs past these are optional, from the end */
     int32_t max_inputs;
     int32_t outputs;
-    const edge_attribute *attributes; /* ends with a NULL name */
+    const edge_attribute *attributes; /* ends with a NULL name; NULL where there are none */
     edge_shape_function shape;
     edge_run_function run;
 } edge_kernel;

@@ -14,6 +14,7 @@ ROOMS = {
     "sdk": "sdk",
     "compilers": "sdk/compilers",
     "runtimes": "sdk/runtimes",
+    "kernels": "sdk/kernels",
     "recipes": "sdk/recipes",
     "apps": "sdk/apps",
 }
@@ -36,11 +37,21 @@ def _modules() -> set[str]:
     }
 
 
+def _native() -> set[str]:
+    """Where the native sources of the kernels go."""
+    files = (ROOT / "kernels").rglob("*")
+    return {
+        f"sdk/kernels/{file.relative_to(ROOT / 'kernels').as_posix()}"
+        for file in files
+        if file.suffix in (".h", ".cc", ".cu", ".txt")
+    }
+
+
 def test_wheel_holds_exactly_the_rooms(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     folder = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
-    expected = _modules() | DATA | {f"{folder}/{name}" for name in METADATA}
+    expected = _modules() | _native() | DATA | {f"{folder}/{name}" for name in METADATA}
     assert sorted(names) == sorted(expected)
 
 
