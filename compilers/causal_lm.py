@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from sdk.compilers.capture import Named, class_name
 from sdk.errors import InputError
@@ -130,12 +131,17 @@ class Step(Named):
     """`tokens` [1, W] at `positions` [1, W] -> `logits` [R, V], `keys` and `values` [L, H, W, D].
 
     `rows` [R] says after which tokens logits are wanted. `past_mask` [W, P] and `new_mask` [W, W]
-    say what each token sees; a row of past is at the position of its index.
+    say what each token sees; a row of past is at the position of its index. With `features` there
+    are the hidden states [W, F] that the logits are made of, too.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(LEAD, class_name(model))
+    def __init__(
+        self, model: PreTrainedModel, *, features: bool = False, first_input: str = LEAD[0]
+    ) -> None:
+        lead = (first_input, *LEAD[1:])
+        super().__init__(lead, class_name(model))
         self.model = model
+        self._tap = self._tapped() if features else None
         takes = inspect.signature(model.forward).parameters
         self._cache = next((n for n in ("cache", "past_key_values") if n in takes), None)
         missing = [n for n in ("input_ids", "position_ids", "logits_to_keep") if n not in takes]
@@ -143,39 +149,52 @@ class Step(Named):
             raise unfit(model, f"its forward has no {' or '.join(missing) or 'cache'}")
         self.layers = self._look()
         past = (f"past_{what}_{i}" for i in range(len(self.layers)) for what in ("keys", "values"))
-        self.input_names = (*LEAD, *past)
+        self.input_names = (*lead, *past)
 
     def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
         """The tensors in the order of `input_names`."""
         tokens, positions, rows, past_mask, new_mask, *flat = tensors
         past = list(zip(flat[::2], flat[1::2], strict=True))
         run = Pass(positions, past_mask, new_mask, past)
-        logits = self._run(tokens, rows, run)
+        logits, features = self._run(tokens, rows, run)
         keys, values = (torch.stack(part) for part in zip(*run.made, strict=True))
-        return {"logits": logits, "keys": keys, "values": values}
+        found = {"logits": logits, "keys": keys, "values": values}
+        return found | ({"features": features[0].squeeze(0)} if features else {})
 
-    def _run(self, tokens: Tensor, rows: Tensor, run: Pass) -> Tensor:
+    def _tapped(self) -> Module:
+        """The part of the model whose output the features are."""
+        base: Module = self.model.base_model
+        return base
+
+    def _fed(self, given: Tensor) -> dict[str, Tensor]:
+        """What the model calls the first input."""
+        return {"input_ids": given}
+
+    def _run(self, given: Tensor, rows: Tensor, run: Pass) -> tuple[Tensor, list[Tensor]]:
         assert self._cache is not None
-        with _attention_of(self.model, run):
+        with attention_of(self.model, run), _output_of(self._tap) as features:
             result = self.model(
-                input_ids=tokens,
+                **self._fed(given),
                 position_ids=run.positions,
                 logits_to_keep=rows,
                 use_cache=True,
                 return_dict=True,
                 **{self._cache: run},
             )
-        logits: Tensor = result.logits[0]
-        return logits
+        return result.logits[0], features
+
+    def _nothing(self) -> Tensor:
+        """A first input of two tokens."""
+        return torch.zeros((1, 2), dtype=torch.long)
 
     def _look(self) -> tuple[Layer, ...]:
         """The model's layers, seen in a pass over two tokens without a past."""
-        tokens, rows = torch.zeros((1, 2), dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        rows = torch.zeros(1, dtype=torch.long)
         mask = torch.ones(2, 2, dtype=torch.bool).tril()
         run = Pass(torch.arange(2)[None], mask[:, :0], mask, [])
         try:
             with torch.no_grad():
-                self._run(tokens, rows, run)
+                self._run(self._nothing(), rows, run)
         except (NotImplementedError, AttributeError, TypeError) as error:
             raise unfit(self.model, f"{type(error).__name__}: {error}") from error
         shapes = {(layer.heads, layer.key_width, layer.value_width) for layer in run.layers}
@@ -196,7 +215,7 @@ def _attend(
     softcap: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that models call between two markers of `_attention_of`."""
+    """The attention function that models call between two markers of `attention_of`."""
     unknown = [name for name in UNKNOWN if more.get(name) is not None]
     if unknown:
         raise NotImplementedError(f"attention with {unknown[0]}")
@@ -208,7 +227,7 @@ _RUNNING: list[Pass] = []
 
 
 @contextlib.contextmanager
-def _attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
+def attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
     """In the block the model attends by `run`; behind it as it did before."""
     interface = require("transformers.modeling_utils", purpose="A language model")
     interface.AttentionInterface.register(ATTENTION, _attend)
@@ -225,6 +244,24 @@ def _attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
         _RUNNING.pop()
         for key, config in configs.items():
             config._attn_implementation = before[key]
+
+
+@contextlib.contextmanager
+def _output_of(module: Module | None) -> Iterator[list[Tensor]]:
+    """The first output of `module` each time that it runs in the block."""
+    found: list[Tensor] = []
+    if module is None:
+        yield found
+        return
+
+    def keep(_module: Module, _inputs: Any, output: Any) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _check_windows(model: PreTrainedModel, layers: Sequence[Layer]) -> None:

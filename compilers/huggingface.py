@@ -54,16 +54,24 @@ class Resolved:
 
 
 def resolve(
-    model: Any, inputs: Inputs | None, dynamic: Dynamic | None, *, task: str | None = None
+    model: Any,
+    inputs: Inputs | None,
+    dynamic: Dynamic | None,
+    *,
+    task: str | None = None,
+    features: bool = False,
+    layers: tuple[int, int] | None = None,
 ) -> Resolved:
     """`model` as a module with inputs, if it is one of Hugging Face's; else all as it was.
 
     task: one of transformers' pipelines, such as `text-classification`; by default the class that
         the configuration names in `architectures`, else the bare encoder or decoder. For
         `text-generation` it is made a step over a cache.
+    features, layers: of such a step; see `sdk.compile`.
 
     Raises InputError for folders that cannot be loaded safely and as a whole.
     """
+    _check_options(model, task, features or layers is not None)
     if not is_huggingface(model):
         if task is not None:
             raise InputError("task is only for Hugging Face folders and configurations.", got=task)
@@ -73,7 +81,8 @@ def resolve(
     with quiet("transformers"):
         loaded, notes = _load(model, task)
     if task == GENERATION:
-        return _generative(loaded, folder, inputs, dynamic, notes)
+        _check_none(inputs, dynamic)
+        return _generative(loaded, folder, notes, features=features, layers=layers)
     network = Flat(loaded)
     if inputs is None:
         inputs, proposed = propose(loaded, folder)
@@ -87,23 +96,31 @@ def resolve(
     return Resolved(network, inputs, dynamic, processor, notes)
 
 
-def _generative(
-    model: PreTrainedModel,
-    folder: Path | None,
-    inputs: Inputs | None,
-    dynamic: Dynamic | None,
-    notes: dict[str, str],
-) -> Resolved:
-    """The model as a function `step`, whose inputs only we can make."""
-    from sdk.compilers.huggingface_generation import generative
+def _check_options(model: Any, task: str | None, given: bool) -> None:
+    """InputError where options of a language model were given to something else."""
+    if given and not (task == GENERATION and is_huggingface(model)):
+        raise InputError(
+            "features and layers are those of language models.", fix=f"pass task={GENERATION!r}"
+        )
 
-    if inputs is not None or dynamic is not None:
+
+def _check_none(*given: object) -> None:
+    """InputError where inputs of a step were given, which only we can make."""
+    if any(value is not None for value in given):
         raise InputError(
             "A model for generation brings its own inputs: tokens behind a cache.",
             got="inputs or dynamic",
             fix="leave them out",
         )
-    made = generative(model, folder)
+
+
+def _generative(
+    model: PreTrainedModel, folder: Path | None, notes: dict[str, str], **options: Any
+) -> Resolved:
+    """The model as a function `step`."""
+    from sdk.compilers.huggingface_generation import generative
+
+    made = generative(model, folder, **options)
     return Resolved(
         made.step,
         made.inputs,

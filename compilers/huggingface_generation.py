@@ -19,6 +19,7 @@ from sdk.compilers.causal_lm import LEAD, Step, unfit
 from sdk.compilers.dims import Proposed
 from sdk.compilers.huggingface_files import FAILURES, PURPOSE, read_json
 from sdk.compilers.huggingface_inputs import longest, ordinary
+from sdk.compilers.segments import Layers, Segment, check_parts
 from sdk.errors import InputError
 from sdk.extras import quiet, require
 from sdk.language import LANGUAGE, TEMPLATE, TOKENIZER, Continuation, Language
@@ -48,15 +49,31 @@ class Generative:
     """A tree behind it, and a prompt without a past."""
     dynamic: Proposed
     files: Mapping[str, bytes]
-    language: Language
+    language: Language | None
+    """None of a segment that goes on from another's features: it generates nothing by itself."""
 
 
-def generative(model: PreTrainedModel, folder: Path | None) -> Generative:
-    """`model` as a step; InputError where it cannot be one, or its step computes something else."""
-    step, config = Step(model), model.config.get_text_config()
-    capacity = min(MAX_CONTEXT, longest(model, config))
-    if capacity < LEAST_PAST:
-        raise unfit(model, f"a context of {capacity} tokens")
+def generative(
+    model: PreTrainedModel,
+    folder: Path | None,
+    *,
+    features: bool = False,
+    layers: Layers | None = None,
+) -> Generative:
+    """`model`, or some of its layers, as a step; `sdk.compile` says what `features` are.
+
+    InputError where it cannot be one, or its step computes something else.
+    """
+    if layers is None:
+        step = Step(model, features=features)
+    elif features:
+        raise InputError("Some layers give their features anyway.", got="features and layers")
+    else:
+        step = Segment(model, layers)
+        if layers[0]:
+            return _continued(step, model, layers)
+        model = step.model
+    capacity, config = _capacity(model), model.config.get_text_config()
     read, room = min(READ, capacity - len(TREE)), min(ROOM, capacity)
     tokens = ordinary(np.random.default_rng(0), config, read + len(TREE))
     past = _past(step, tokens[:, :read], room)
@@ -76,17 +93,41 @@ def generative(model: PreTrainedModel, folder: Path | None) -> Generative:
     )
 
 
+def _capacity(model: PreTrainedModel) -> int:
+    capacity = min(MAX_CONTEXT, longest(model, model.config.get_text_config()))
+    if capacity < LEAST_PAST:
+        raise unfit(model, f"a context of {capacity} tokens")
+    return capacity
+
+
+def _continued(step: Step, model: PreTrainedModel, layers: Layers) -> Generative:
+    """A segment that goes on from the features of the layers before it, on features of tokens."""
+    capacity, config = _capacity(model), model.config.get_text_config()
+    read, room = min(READ, capacity - len(TREE)), min(ROOM, capacity)
+    tokens = ordinary(np.random.default_rng(0), config, read + len(TREE))
+    features = check_parts(model, layers, tokens).numpy()
+    past, behind = _past(step, features[:, :read], room), features[:, read:]
+    return Generative(
+        step=step,
+        inputs=_feed(behind[:, :1], (-1,), read, past),
+        checks=[_feed(behind, TREE, read, past)],
+        dynamic=_dims(step, capacity, room),
+        files={},
+        language=None,
+    )
+
+
 def _dims(step: Step, capacity: int, room: int) -> Proposed:
     width, rows = Dim("width", 1, 1, capacity), Dim("rows", 1, 1, capacity)
     past = Dim("past", LEAST_PAST, room, capacity)
     lead = ({1: width}, {1: width}, {0: rows}, {0: width, 1: past}, {0: width, 1: width})
-    named = dict(zip(LEAD, lead, strict=True))
+    named = dict(zip(step.input_names, lead, strict=False))
     return Proposed(named | {name: {1: past} for name in step.input_names[len(LEAD) :]})
 
 
-def _feed(tokens: Array, parents: Sequence[int], read: int, past: Feed) -> Feed:
-    """Inputs for `tokens` [1, W] behind `read` rows of `past`."""
-    width, room = tokens.shape[1], next(iter(past.values())).shape[1]
+def _feed(given: Array, parents: Sequence[int], read: int, past: Feed) -> Feed:
+    """Inputs for tokens [1, W], or features [1, W, F], behind `read` rows of `past`."""
+    width, room = given.shape[1], next(iter(past.values())).shape[1]
     seen, depths = np.eye(width, dtype=bool), np.zeros(width, np.int64)
     for node, parent in enumerate(parents):
         if parent >= 0:
@@ -94,8 +135,9 @@ def _feed(tokens: Array, parents: Sequence[int], read: int, past: Feed) -> Feed:
             depths[node] = depths[parent] + 1
     shown = np.zeros((width, room), bool)
     shown[:, :read] = True
-    lead = (tokens, read + depths[None], np.arange(width), shown, seen)
-    return {**dict(zip(LEAD, lead, strict=True)), **past}
+    lead = (given, read + depths[None], np.arange(width), shown, seen)
+    names = (LEAD[0] if given.ndim == 2 else "features", *LEAD[1:])
+    return {**dict(zip(names, lead, strict=True)), **past}
 
 
 def _none(step: Step, room: int) -> Feed:
@@ -110,13 +152,13 @@ def _none(step: Step, room: int) -> Feed:
     }
 
 
-def _past(step: Step, tokens: Array, room: int) -> Feed:
-    """The keys and values of `tokens`, with rows of zeros behind them."""
-    made = _run(step, _feed(tokens, range(-1, tokens.shape[1] - 1), 0, _none(step, room)))
+def _past(step: Step, given: Array, room: int) -> Feed:
+    """The keys and values of tokens or features, with rows of zeros behind them."""
+    made = _run(step, _feed(given, range(-1, given.shape[1] - 1), 0, _none(step, room)))
     past = _none(step, room)
     for index in range(len(step.layers)):
         for what in ("keys", "values"):
-            past[f"past_{what}_{index}"][:, : tokens.shape[1]] = made[what][index]
+            past[f"past_{what}_{index}"][:, : given.shape[1]] = made[what][index]
     return past
 
 

@@ -30,6 +30,8 @@ def compile(
     output: str | Path,
     precision: str | None = None,
     task: str | None = None,
+    features: bool = False,
+    layers: tuple[int, int] | None = None,
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
     calibration: Iterable[Any] = (),
     check: Iterable[Any] = (),
@@ -62,6 +64,11 @@ def compile(
     precision: takes the place of the target's, for example `auto`.
     task: for Hugging Face folders and configurations, one of transformers' pipelines, for example
         `text-classification`; default: the class that the configuration names.
+    features: let a language model give the hidden states behind its logits as well, which a
+        `FeatureDrafter` goes on from.
+    layers: only these decoder layers of a language model, from the first to before the second, with
+        its norm and output layer behind them. A `SortedDrafter` takes them one after the other;
+        those that do not begin at 0 go on from the features of the ones before.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
     calibration: batches of real inputs; needed for int8, a16w8 and fp8.
     check: further batches to check on; by default the first calibration batches.
@@ -97,6 +104,8 @@ def compile(
             target=wanted,
             output=Path(output),
             task=task,
+            features=features,
+            layers=layers,
             calibration=calibration,
             check=check,
             metric=metric,

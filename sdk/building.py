@@ -47,6 +47,8 @@ class Settings:
     target: Target
     output: Path
     task: str | None = None
+    features: bool = False
+    layers: tuple[int, int] | None = None
     calibration: Iterable[Any] = ()
     check: Iterable[Any] = ()
     metric: Metric | None = None

@@ -62,7 +62,8 @@ def prepared(
     from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
-    found = resolve(model, inputs, dynamic, task=settings.task)
+    options = {"features": settings.features, "layers": settings.layers}
+    found = resolve(model, inputs, dynamic, task=settings.task, **options)
     model, inputs, dynamic = found.model, found.inputs, found.dynamic
     settings = replace(
         settings,

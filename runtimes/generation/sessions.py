@@ -20,6 +20,7 @@ from sdk.runtimes.generation.past import Past, bucket
 from sdk.runtimes.session import Session
 from sdk.signature import Array, Dim, Signature, TensorSpec
 
+Features = NDArray[np.float32]
 CHUNK = 128
 """Tokens of a prompt that are read at once."""
 PADDED = 16
@@ -38,28 +39,41 @@ class Sizes:
     value_width: int
     capacity: int
     vocabulary: int
+    taken: int
+    """Width of the features that are fed; 0 where there are none."""
+    given: int
+    """Width of the features that come out."""
+    named: bool
+    """Whether tokens are fed."""
 
     @classmethod
     def of(cls, signature: Signature) -> Sizes:
         """From the inputs `past_keys_<i>` and the output `logits`."""
         inputs = {spec.name: spec for spec in signature.inputs}
+        outputs = {spec.name: spec for spec in signature.outputs}
         keys, values = inputs["past_keys_0"], inputs["past_values_0"]
         layers = sum(name.startswith("past_keys_") for name in inputs)
-        (logits,) = (spec for spec in signature.outputs if spec.name == "logits")
-        heads, key_width, value_width, vocabulary = (
-            _fixed(spec, axis) for spec, axis in ((keys, 0), (keys, 2), (values, 2), (logits, 1))
-        )
         rows = keys.shape[1]
-        capacity = rows.max if isinstance(rows, Dim) else rows
-        return cls(layers, heads, key_width, value_width, capacity, vocabulary)
+        return cls(
+            layers=layers,
+            heads=_fixed(keys, 0),
+            key_width=_fixed(keys, 2),
+            value_width=_fixed(values, 2),
+            capacity=rows.max if isinstance(rows, Dim) else rows,
+            vocabulary=_fixed(outputs["logits"], 1),
+            taken=_fixed(inputs["features"], 2) if "features" in inputs else 0,
+            given=_fixed(outputs["features"], 1) if "features" in outputs else 0,
+            named="tokens" in inputs,
+        )
 
 
 def is_decoder(signature: Signature) -> bool:
     """Whether it is a `step` that this session can drive."""
     inputs = {spec.name for spec in signature.inputs}
     outputs = {spec.name for spec in signature.outputs}
-    wanted = {"tokens", "positions", "rows", "past_mask", "new_mask", "past_keys_0"}
-    return wanted <= inputs and {"logits", "keys", "values"} <= outputs
+    wanted = {"positions", "rows", "past_mask", "new_mask", "past_keys_0"}
+    fed = inputs & {"tokens", "features"}
+    return wanted <= inputs and bool(fed) and {"logits", "keys", "values"} <= outputs
 
 
 @dataclass(slots=True)
@@ -67,13 +81,17 @@ class Bound:
     """The arrays of one width and number of rows, and the engine's call that uses them."""
 
     call: Callable[[], object]
-    tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
     past_mask: NDArray[np.bool_]
     new_mask: NDArray[np.bool_]
     logits: NDArray[np.float32]
     keys: NDArray[np.float32]
     values: NDArray[np.float32]
+    tokens: NDArray[np.int64] | None
+    fed: NDArray[np.float32] | None
+    """Features that go in, [1, W, F]."""
+    features: NDArray[np.float32] | None
+    """Features that come out, [W, F]."""
     steps: NDArray[np.int64]
     """0 to W - 1: how far a chain's tokens lie behind the committed ones."""
     seen: int = 0
@@ -83,7 +101,11 @@ class Bound:
 
 
 class StepSession:
-    """Keys and values live here, an engine session does the arithmetic. Not thread-safe."""
+    """Keys and values live here, an engine session does the arithmetic. Not thread-safe.
+
+    A step may give hidden states too, its features: those of committed tokens are kept. One that
+    goes on from another's features is fed them, beside the tokens or in their place.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -92,25 +114,45 @@ class StepSession:
         self.length = 0
         shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
         self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
+        self._features = np.zeros((sizes.capacity if sizes.given else 0, sizes.given), np.float32)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
         self._outputs: dict[str, NDArray[np.float32]] = {}
         self._last: Bound | None = None
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Feed known tokens in chunks and commit them."""
+    def extend(self, tokens: Sequence[int], *, features: Features | None = None) -> None:
+        """Feed known tokens in chunks and commit them; `features` [m, F] where they are taken."""
         for start in range(0, len(tokens), CHUNK):
             chunk = list(tokens[start : start + CHUNK])
+            fed = None if features is None else features[start : start + CHUNK]
             count = len(chunk)
             if count > PADDED // 2:
                 chunk += [0] * (min(-(-count // PADDED) * PADDED, self.capacity) - count)
             self._check_room(count)
-            self._feed(chunk, None, rows=1)
+            self._feed(chunk, None, rows=1, features=fed)
             self.commit(range(count))
 
-    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Step:
-        """Logits after each token; the array is overwritten by the next call."""
+    def forward(
+        self,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None = None,
+        *,
+        features: Features | None = None,
+    ) -> Step:
+        """Logits after each token; the arrays are overwritten by the next call."""
         self._check_room(len(tokens))
-        return Step(self._feed(tokens, parents, rows=len(tokens)).logits)
+        bound = self._feed(tokens, parents, rows=len(tokens), features=features)
+        return Step(bound.logits, bound.features)
+
+    def features(self, start: int, stop: int) -> Features:
+        """[stop - start, F] of committed tokens; a view of what the next commit may overwrite."""
+        if not self._sizes.given or not 0 <= start <= stop <= self.length:
+            raise GenerationError(
+                "There are no such features.",
+                expected=f"those of committed tokens, 0 to {self.length}, of a step that has some",
+                got=f"{start} to {stop}, {self._sizes.given} wide",
+                fix="compile the model with features=True",
+            )
+        return self._features[start:stop]
 
     def commit(self, path: Sequence[int]) -> None:
         """Copy the rows of these tokens into the cache."""
@@ -124,6 +166,8 @@ class StepSession:
         self._fit(start + count)
         self._keys.array[:, :, start : start + count] = bound.keys[:, :, chosen]
         self._values.array[:, :, start : start + count] = bound.values[:, :, chosen]
+        if bound.features is not None:
+            self._features[start : start + count] = bound.features[chosen]
         self.length += count
 
     def rollback(self, length: int) -> None:
@@ -143,6 +187,7 @@ class StepSession:
         """On the same engine session; keys and values are copied."""
         twin = StepSession(self._session)
         twin._keys, twin._values = (p.copy(self.length) for p in (self._keys, self._values))
+        twin._features[: self.length] = self._features[: self.length]
         twin.length = self.length
         return twin
 
@@ -155,12 +200,22 @@ class StepSession:
                 got=count,
             )
 
-    def _feed(self, tokens: Sequence[int], parents: Sequence[int] | None, *, rows: int) -> Bound:
+    def _feed(
+        self,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None,
+        *,
+        rows: int,
+        features: Features | None = None,
+    ) -> Bound:
         width = len(tokens)
         if self._keys.size >= 2 * bucket(self.length, self.capacity):
             self._fit(self.length, shrink=True)
         bound = self._bound.get((width, rows)) or self._bind(width, rows)
-        bound.tokens[0] = tokens
+        if bound.tokens is not None:
+            bound.tokens[0] = tokens
+        if bound.fed is not None and features is not None:
+            bound.fed[0, : len(features)] = features
         self._show(bound)
         if parents is None:
             np.add(bound.steps, self.length, out=bound.positions[0])
@@ -206,12 +261,15 @@ class StepSession:
         sizes = self._sizes
         steps, lead = np.arange(width), (sizes.layers, sizes.heads, width)
         inputs: dict[str, Array] = {
-            "tokens": np.zeros((1, width), np.int64),
             "positions": np.zeros((1, width), np.int64),
             "rows": steps[:rows],
             "past_mask": np.zeros((width, self._keys.size), bool),
             "new_mask": np.tri(width, dtype=bool),
         }
+        if sizes.named:
+            inputs["tokens"] = np.zeros((1, width), np.int64)
+        if sizes.taken:
+            inputs["features"] = np.zeros((1, width, sizes.taken), np.float32)
         for layer in range(sizes.layers):
             inputs[f"past_keys_{layer}"] = self._keys.array[layer]
             inputs[f"past_values_{layer}"] = self._values.array[layer]
@@ -220,11 +278,14 @@ class StepSession:
             "keys": (*lead, sizes.key_width),
             "values": (*lead, sizes.value_width),
         }
+        if sizes.given:
+            shapes["features"] = (width, sizes.given)
         usual = width <= CHUNK
         outputs = {name: self._output(name, shapes[name], shared=usual) for name in shapes}
         call = bind(self._session, inputs, outputs)
-        arrays = {n: inputs[n] for n in ("tokens", "positions", "past_mask", "new_mask")}
-        bound = Bound(call, **arrays, **outputs, steps=steps)  # type: ignore[arg-type]
+        arrays = {n: inputs[n] for n in ("positions", "past_mask", "new_mask")}
+        arrays |= {"tokens": inputs.get("tokens"), "fed": inputs.get("features")}  # type: ignore[dict-item]
+        bound = Bound(call, **arrays, **{"features": None, **outputs}, steps=steps)  # type: ignore[arg-type]
         if usual:
             self._bound[width, rows] = bound
         if len(self._bound) > KEPT:
