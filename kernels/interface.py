@@ -8,7 +8,9 @@ from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 ABI_VERSION = 1
 MAX_RANK = 8
 # By their number in edge_dtype.
-DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool")
+DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool", "float64")
+# The letters for them in edge_kernel.types.
+LETTERS = "feEbBil?d"
 NONE = -1
 
 
@@ -67,4 +69,5 @@ class CKernel(ctypes.Structure):
         ("attributes", POINTER(CAttribute)),
         ("shape", SHAPE),
         ("run", RUN),
+        ("types", c_char_p),
     )

@@ -264,7 +264,8 @@ def _checked(output: Any, result: CTensor) -> Any:
     for axis in reversed(range(found.rank)):
         dense = dense and (found.shape[axis] == 1 or found.strides[axis] == expected)
         expected *= found.shape[axis]
-    if [found.dtype, *found.shape[: found.rank]] != want or not dense:
+    # of nothing, torch and NumPy write down other strides
+    if [found.dtype, *found.shape[: found.rank]] != want or not (dense or expected == 0):
         raise InputError(
             "An output buffer does not fit.",
             expected=f"dense {DTYPES[result.dtype]}{list(result.shape[: result.rank])}",

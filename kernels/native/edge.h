@@ -75,6 +75,10 @@ typedef struct edge_kernel {
     const edge_attribute *attributes; /* ends with a NULL name; NULL where there are none */
     edge_shape_function shape;
     edge_run_function run;
+    /* The dtypes that it takes and gives, for engines that want to know before they see a shape: one letter for
+     * each of the max_inputs inputs, '>', one for each output; alternatives are separated by spaces, as in
+     * "fB>f eB>e". Letters: f float32, e float16, E bfloat16, b int8, B uint8, i int32, l int64, ? bool, d float64. */
+    const char *types;
 } edge_kernel;
 
 #ifdef __cplusplus

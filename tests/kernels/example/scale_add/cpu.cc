@@ -66,5 +66,5 @@ const edge_attribute ATTRIBUTES[] = {{"alpha", 1}, {nullptr, 0}};
 }  // namespace edge::scale_add
 
 extern "C" const edge_kernel edge_kernel_scale_add = {
-    "scale_add", 1, 1, 2, 1, edge::scale_add::ATTRIBUTES, edge::scale_add::shape, edge::scale_add::run,
+    "scale_add", 1, 1, 2, 1, edge::scale_add::ATTRIBUTES, edge::scale_add::shape, edge::scale_add::run, "ff>f",
 };
