@@ -1,0 +1,104 @@
+// Vectors as wide as the instruction set that a file is compiled for, by the compilers' own vector types (GCC,
+// Clang): one text for SSE2, NEON, AVX2 and AVX-512. All has internal linkage, as in pool.h.
+#ifndef EDGE_LANES_H
+#define EDGE_LANES_H
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "edge.h"
+
+namespace edge {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+struct Bf16 {
+    uint16_t bits;
+};
+
+template <class V, class T>
+inline V load_as(const T *from) {
+    V value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline Floats load(const float *from) { return load_as<Floats>(from); }
+
+inline Floats load(const Bf16 *from) {
+    return (Floats)(__builtin_convertvector(load_as<Halves>(from), Words) << 16);
+}
+
+inline Floats load(const int8_t *from) {
+    return __builtin_convertvector(__builtin_convertvector(load_as<Bytes>(from), Ints), Floats);
+}
+
+inline void store(float *to, Floats value) { std::memcpy(to, &value, sizeof value); }
+
+inline Floats all(float value) { return Floats{} + value; }
+
+// `b` where either is NaN, as the instruction does.
+inline Floats greater(Floats a, Floats b) { return a > b ? a : b; }
+
+// Lane i of the result is lane i ^ S.
+template <int S, int... I>
+inline Floats crossed(Floats v, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(v, v, (I ^ S)...);
+}
+
+// All lanes together, by halves.
+template <int S = LANES / 2>
+inline float sum_of(Floats v) {
+    if constexpr (S == 0)
+        return v[0];
+    else
+        return sum_of<S / 2>(v + crossed<S>(v, std::make_integer_sequence<int, LANES>()));
+}
+
+template <int S = LANES / 2>
+inline float greatest_of(Floats v) {
+    if constexpr (S == 0)
+        return v[0];
+    else
+        return greatest_of<S / 2>(greater(v, crossed<S>(v, std::make_integer_sequence<int, LANES>())));
+}
+
+// e to the power of x: 0 below -86, infinity above 88.8, NaN for NaN; relative error below 2e-7 between.
+// Range reduction by ln 2 in two parts and the polynomial of Cephes' expf.
+inline Floats exponential(Floats x) {
+    const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats capped = x > 89.0f ? all(89.0f) : x;
+    const Floats bounded = capped < -87.0f ? all(-87.0f) : capped;
+    const Floats shifted = bounded * 1.44269504f + magic;
+    const Floats n = shifted - magic;
+    const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    // twice 2^(n - 1), for 2^128 is no float
+    const Words power = (Words)shifted - (Words)magic + 126u;
+    const Floats whole = (p + p) * (Floats)(power << 23);
+    return x < -86.0f ? Floats{} : whole;
+}
+
+}  // namespace
+}  // namespace edge
+
+#endif
