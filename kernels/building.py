@@ -59,13 +59,7 @@ def built(
         raise EngineUnavailableError(
             "The kernels cannot be built here.", got=f"no {' and no '.join(missing)}", fix=FIX
         )
-    only = tuple(sorted(filter(None, os.environ.get(ONLY, "").split(","))))
-    settings = [
-        f"-DEDGE_EXTRA={';'.join(map(str, extra))}",
-        f"-DEDGE_ONLY={';'.join(only)}",
-        f"-DEDGE_SANITIZE={sanitize}",
-        f"-DCMAKE_CXX_COMPILER={compiler()}",
-    ]
+    only, settings = _only(), _settings(extra, sanitize)
     folder = folder or cache_folder()
     work = folder / f"work-{_digest([str(root), *settings])}"
     with _alone(folder / f"{work.name}.lock"):
@@ -76,6 +70,27 @@ def built(
             shutil.copy2(work / LIBRARY, target.with_suffix(".new"))
             target.with_suffix(".new").rename(target)
     return target
+
+
+def is_built() -> bool:
+    """Whether `built()` would find the library."""
+    if missing_tools():
+        return False
+    digest = source_digest(HERE, (), _only(), _settings((), ""))
+    return (cache_folder() / digest / LIBRARY).is_file()
+
+
+def _only() -> tuple[str, ...]:
+    return tuple(sorted(filter(None, os.environ.get(ONLY, "").split(","))))
+
+
+def _settings(extra: Sequence[Path], sanitize: str) -> list[str]:
+    return [
+        f"-DEDGE_EXTRA={';'.join(map(str, extra))}",
+        f"-DEDGE_ONLY={';'.join(_only())}",
+        f"-DEDGE_SANITIZE={sanitize}",
+        f"-DCMAKE_CXX_COMPILER={compiler()}",
+    ]
 
 
 def source_digest(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import EngineError, InputError, KernelMissingError
-from sdk.kernels.building import HERE, LIBRARY, built
+from sdk.kernels.building import HERE, LIBRARY, built, is_built
 from sdk.kernels.interface import (
     ABI_VERSION,
     DTYPES,
@@ -72,6 +72,14 @@ class Library:
         table = self._c.edge_kernels(ctypes.byref(count))
         rows = [table[i].contents for i in range(count.value)]
         return {row.name.decode(): row for row in rows}
+
+    def function(self, name: str, arguments: Sequence[Any], result: Any) -> Any:
+        """A plain C function that a kernel's header declares, with its ctypes."""
+        found = getattr(self._c, name, None)
+        if found is None:
+            raise KernelMissingError(f"The library has no function {name!r}.", got=str(self.path))
+        found.argtypes, found.restype = list(arguments), result
+        return found
 
     @property
     def versions(self) -> dict[str, int]:
@@ -204,6 +212,12 @@ def library() -> Library:
     """The library that belongs to this installation; built first in a checkout."""
     packaged = HERE / LIBRARY
     return Library(packaged if packaged.is_file() else built())
+
+
+@cache
+def at_hand() -> Library | None:
+    """`library()`, if that takes no build."""
+    return library() if (HERE / LIBRARY).is_file() or is_built() else None
 
 
 def _described(tensor: Any) -> CTensor:

@@ -18,11 +18,14 @@ from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.config import GenerationConfig
 from sdk.runtimes.generation.contracts import Constraint, Logits, Row
 from sdk.runtimes.generation.history import History
+from sdk.runtimes.generation.sampling import native
 
 Scores = NDArray[np.float64]
 
 NUCLEUS = 1024
 """Tokens that top-p sorts first; only a flatter distribution needs all of them sorted."""
+ROUNDING = 1e-12
+"""The share of top-p by which sums may be off, in whatever order they are added."""
 
 
 class DeadEndError(GenerationError):
@@ -85,6 +88,9 @@ class Transforms:
             row = np.zeros(len(logits))
             row[self.best(state, logits)] = 1.0
             return row
+        if self._idle:
+            _check_finite(float(logits.max()))
+            return truncated(logits, self._config)
         return truncated(self._scores(state, logits), self._config)
 
     def best(self, state: State, logits: Logits) -> int:
@@ -135,9 +141,16 @@ def softmax(scores: Scores) -> Row:
     return row
 
 
-def truncated(scores: Scores, config: GenerationConfig) -> Row:
+def truncated(scores: Scores | Logits, config: GenerationConfig) -> Row:
     """The distribution at the request's temperature, on the tokens that its truncations leave."""
-    scores = scores / config.temperature
+    fast = native()
+    found = None if fast is None else fast.row(scores, config)
+    return by_numpy(scores, config) if found is None else found
+
+
+def by_numpy(logits: Scores | Logits, config: GenerationConfig) -> Row:
+    """`truncated` without native code."""
+    scores = logits.astype(np.float64) / config.temperature
     row = _top_k(scores, config.top_k) if 0 < config.top_k < len(scores) else softmax(scores)
     if config.top_p < 1:
         row = _nucleus(row, config.top_p)
@@ -156,14 +169,14 @@ def _top_k(scores: Scores, k: int) -> Row:
 
 
 def _nucleus(row: Row, mass: float) -> Row:
-    """Only the most probable tokens before which less than `mass` lies."""
+    """Only the most probable tokens before which less than `mass` lies; equals by their ids."""
     candidates = np.flatnonzero(row)
     if len(candidates) > NUCLEUS:
-        head = candidates[np.argpartition(row[candidates], -NUCLEUS)[-NUCLEUS:]]
+        head = np.flatnonzero(row >= np.partition(row, -NUCLEUS)[-NUCLEUS])
         candidates = head if row[head].sum() >= mass else candidates
     order = candidates[np.argsort(-row[candidates], kind="stable")]
     before = np.cumsum(row[order]) - row[order]
-    kept = order[before < mass]
+    kept = order[before < mass * (1 - ROUNDING)]
     nucleus = np.zeros(len(row))
     nucleus[kept] = row[kept] / row[kept].sum()
     return nucleus

@@ -14,6 +14,7 @@ import struct
 import numpy as np
 
 from sdk.runtimes.generation.contracts import Row
+from sdk.runtimes.generation.sampling import native
 
 EMIT = 0
 """The lane of the token that a round ends with; siblings are tested in the lanes after it."""
@@ -48,6 +49,12 @@ class Uniforms:
 
 def pick(row: Row, u: float) -> int:
     """The token whose interval of the cumulative sum of `row` contains `u` times its total."""
+    fast = native()
+    return pick_by_numpy(row, u) if fast is None else fast.pick(row, u)
+
+
+def pick_by_numpy(row: Row, u: float) -> int:
+    """`pick` without native code."""
     cumulative = np.cumsum(row)
     token = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
     if token < len(row):

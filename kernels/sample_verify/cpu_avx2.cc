@@ -1,0 +1,3 @@
+#include "row.h"
+
+const edge::SampleFunctions edge::sample_avx2 = edge::FUNCTIONS;
