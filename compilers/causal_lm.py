@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ATTENTION = "edge_past_and_new"
 LEAD = ("tokens", "positions", "rows", "past_mask", "new_mask")
+FROM = "from_features"  # the first input of a step that goes on from another's features
 # What an attention function of transformers may be told beyond the plain arguments.
 UNKNOWN = ("s_aux", "position_bias", "head_mask", "indexer_topk_indices", "block_indices")
 

@@ -21,14 +21,14 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sdk.compilers.capture import Named
-from sdk.compilers.causal_lm import LEAD, Pass
+from sdk.compilers.causal_lm import FROM, LEAD, Pass
 from sdk.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries [B, heads, W, D], keys and values [B, groups, W, D] to [B, heads, W, D]."""
+"""Queries [B, heads, W, D], keys and values [B, groups, W, D] to [B, W, heads, D]."""
 THETA = 10000.0
 
 
@@ -120,16 +120,16 @@ class FeatureHead(nn.Module):
             for part in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = attend(rotate(q, positions), rotate(k, positions), v)
-        result: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        result: Tensor = self.o_proj(mixed.reshape(*h.shape[:2], -1))
         return result
 
 
 class HeadStep(Named):
-    """A head behind a cache, with the inputs and outputs of a step and `features` on both sides."""
+    """A head behind a cache, with the inputs and outputs of a step and features on both sides."""
 
     def __init__(self, head: FeatureHead) -> None:
         past = ("past_keys_0", "past_values_0")
-        super().__init__(("tokens", "features", *LEAD[1:], *past), "FeatureHead")
+        super().__init__((LEAD[0], FROM, *LEAD[1:], *past), "FeatureHead")
         self.head = head
 
     def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ class HeadStep(Named):
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             run.update(k, v, 0)
-            return run.attend(q, q.shape[-1] ** -0.5, None, None).transpose(1, 2)
+            return run.attend(q, q.shape[-1] ** -0.5, None, None)
 
         predicting, regressing = self.head(tokens, features, positions, attend)
         logits = self.head.output(predicting[0].index_select(0, rows))
@@ -159,7 +159,8 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return nnf.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    mixed = nnf.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return mixed.transpose(1, 2)
 
 
 def _gated(size: HeadSize, out: int) -> Sequence[nn.Linear]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdk.compilers.causal_lm import LEAD, Step, unfit
+from sdk.compilers.causal_lm import FROM, LEAD, Step, unfit
 from sdk.compilers.dims import Proposed
 from sdk.compilers.huggingface_files import FAILURES, PURPOSE, read_json
 from sdk.compilers.huggingface_inputs import longest, ordinary
@@ -136,7 +136,7 @@ def _feed(given: Array, parents: Sequence[int], read: int, past: Feed) -> Feed:
     shown = np.zeros((width, room), bool)
     shown[:, :read] = True
     lead = (given, read + depths[None], np.arange(width), shown, seen)
-    names = (LEAD[0] if given.ndim == 2 else "features", *LEAD[1:])
+    names = (LEAD[0] if given.ndim == 2 else FROM, *LEAD[1:])
     return {**dict(zip(names, lead, strict=True)), **past}
 
 

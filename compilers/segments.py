@@ -1,8 +1,8 @@
 """Some layers of a causal language model as a step of their own: an early exit, and what goes on.
 
-The first segment takes tokens; each further one takes the raw hidden states, `features`, behind the
-last layer of the one before. Every segment ends in the model's own norm and output layer, so each
-is an exit, and all of them in a row are the model.
+The first segment takes tokens; each further one takes, as `from_features`, the `features` of the
+one before: the raw hidden states behind its last layer. Every segment ends in the model's own norm
+and output layer, so each is an exit, and all of them in a row are the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdk.compilers.causal_lm import Step, unfit
+from sdk.compilers.causal_lm import FROM, LEAD, Step, unfit
 from sdk.errors import InputError
 from sdk.parity import TOLERANCE, compare
 
@@ -38,7 +38,7 @@ class Segment(Step):
         super().__init__(
             part(model, layers),
             features=last < count,
-            first_input="features" if self._fed_width else "tokens",
+            first_input=FROM if self._fed_width else LEAD[0],
         )
 
     def _tapped(self) -> nn.Module:

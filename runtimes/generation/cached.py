@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.contracts import ROOT, DecoderSession, DraftTree, Step
@@ -56,15 +57,15 @@ class Cached:
             self.session.rollback(length)
             del self.tokens[length:]
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Feed and commit known tokens."""
+    def extend(self, tokens: Sequence[int], **more: Any) -> None:
+        """Feed and commit known tokens; a session may want `more` than them."""
         if tokens:
-            self.session.extend(tokens)
+            self.session.extend(tokens, **more)
             self.tokens += tokens
 
-    def feed(self, tokens: Sequence[int]) -> Step:
+    def feed(self, tokens: Sequence[int], **more: Any) -> Step:
         """Feed and commit a chain whose logits are wanted."""
-        step = self.session.forward(tokens)
+        step = self.session.forward(tokens, **more)
         self.session.commit(range(len(tokens)))
         self.tokens += tokens
         return step

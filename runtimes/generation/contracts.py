@@ -6,7 +6,7 @@ that sum to one, after every logits transform.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,6 +110,10 @@ class TargetRows(Protocol):
         """The most probable token after `node`, without working out the row."""
         ...
 
+    def logprob(self, node: int, token: int) -> float:
+        """Of `token` after `node` under the model, before any transform."""
+        ...
+
 
 class Chance(Protocol):
     """All that is random in generation, by place and not by order.
@@ -150,6 +154,10 @@ class Request:
     chance: Chance
     ends: frozenset[int] = frozenset()
     """Tokens that end the output: nothing is worth drafting behind them."""
+    features: Callable[[int, int], Any] | None = None
+    """(start, stop) -> the target's hidden states [stop - start, F] of committed tokens."""
+    source: Sequence[int] = ()
+    """What an encoder read, in the decoder's tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,8 @@ class Generation:
 
     `finish_reason` is empty while it runs; then "eos", "stop", "length" (of the output or of the
     context) or "cancelled", which leaving the loop early is as well. The cache stays usable and
-    holds all tokens but the last, whatever ended it. `chance` stands in for that of the seed.
+    holds all tokens but the last, whatever ended it. `chance` stands in for that of the seed;
+    `source` is what an encoder read, for drafters that copy from it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Generation:
         transforms: Sequence[LogitsTransform] = (),
         cancelled: Callable[[], bool] = lambda: False,
         chance: Chance | None = None,
+        source: Sequence[int] = (),
     ) -> None:
         sampling = DETERMINISTIC if drafter is None else drafter.sampling
         chain = drafter is None or drafter.chain
@@ -77,6 +79,7 @@ class Generation:
         self.statistics, self.finish_reason = Statistics(prompt_tokens=len(prompt)), ""
         self._cached, self._config, self._drafter = cached, config, drafter
         self._budget = budget or Fixed()
+        self._source = tuple(source)
         self._cancelled, self._chance = cancelled, chance or Uniforms(config.seed)
         self._transforms = Transforms(config, constraint=constraint, extra=transforms)
         self._context, self._prompt_length = list(prompt), len(prompt)
@@ -124,9 +127,17 @@ class Generation:
             self._drafter.begin(self._request())
 
     def _request(self) -> Request:
-        vocabulary = self._cached.session.vocabulary
-        prompt, ends = tuple(self._context), frozenset(self._ends)
-        return Request(prompt, vocabulary, self._transforms, self._chance, ends)
+        session = self._cached.session
+        given = getattr(session, "given_width", 0)
+        return Request(
+            prompt=tuple(self._context),
+            vocabulary=session.vocabulary,
+            transforms=self._transforms,
+            chance=self._chance,
+            ends=frozenset(self._ends),
+            features=session.features if given else None,  # type: ignore[attr-defined]
+            source=self._source,
+        )
 
     def _finished(self) -> bool:
         if self.finish_reason:

@@ -36,6 +36,9 @@ class ModelDrafter:
     refused is rolled back, and what the draft has not fed yet is fed with the next token.
     """
 
+    ahead = True
+    """Whether it can draft behind tokens that the target has not read."""
+
     def __init__(
         self,
         session: DecoderSession,
@@ -71,9 +74,7 @@ class ModelDrafter:
         self._seen = len(request.prompt)
         self._earlier = {self._seen: self._state}
         self._random = self.sampling != DETERMINISTIC and not request.transforms.greedy
-        if self._seen <= self.cached.session.capacity:
-            missing = self.cached.align(request.prompt)
-            self.cached.extend(missing[:-1])
+        self._read_prompt(request)
 
     def propose(self, context: Sequence[int], budget: int) -> DraftTree:
         """A chain or a tree; nothing where the draft's own cache has no room."""
@@ -93,6 +94,11 @@ class ModelDrafter:
         self._earlier = {seen: state for seen, state in self._earlier.items() if seen <= length}
         self._seen = max(self._earlier)
         self._state = self._earlier[self._seen]
+
+    def _read_prompt(self, request: Request) -> None:
+        if self._seen <= self.cached.session.capacity:
+            missing = self.cached.align(request.prompt)
+            self.cached.extend(missing[:-1])
 
     def _read(self, context: Sequence[int]) -> None:
         """Bring the transforms' state to the context's end, and note it for a while."""

@@ -44,6 +44,12 @@ class ParallelGeneration(Generation):
             raise InputError(
                 "Drafting in parallel is for chains.", expected="branching_factor 1", got="a tree"
             )
+        if not drafter.ahead:
+            raise InputError(
+                "This drafter waits for the target.",
+                expected="one that drafts behind tokens that the target has not read",
+                got=type(drafter).__name__,
+            )
         super().__init__(cached, prompt, config, drafter=drafter, **parts)
         self._ahead, self._waiting = drafter, NOTHING
 

@@ -21,6 +21,7 @@ from sdk.runtimes.session import Session
 from sdk.signature import Array, Dim, Signature, TensorSpec
 
 Features = NDArray[np.float32]
+FROM = "from_features"
 CHUNK = 128
 """Tokens of a prompt that are read at once."""
 PADDED = 16
@@ -61,7 +62,7 @@ class Sizes:
             value_width=_fixed(values, 2),
             capacity=rows.max if isinstance(rows, Dim) else rows,
             vocabulary=_fixed(outputs["logits"], 1),
-            taken=_fixed(inputs["features"], 2) if "features" in inputs else 0,
+            taken=_fixed(inputs[FROM], 2) if FROM in inputs else 0,
             given=_fixed(outputs["features"], 1) if "features" in outputs else 0,
             named="tokens" in inputs,
         )
@@ -72,7 +73,7 @@ def is_decoder(signature: Signature) -> bool:
     inputs = {spec.name for spec in signature.inputs}
     outputs = {spec.name for spec in signature.outputs}
     wanted = {"positions", "rows", "past_mask", "new_mask", "past_keys_0"}
-    fed = inputs & {"tokens", "features"}
+    fed = inputs & {"tokens", FROM}
     return wanted <= inputs and bool(fed) and {"logits", "keys", "values"} <= outputs
 
 
@@ -111,6 +112,7 @@ class StepSession:
         self._session = session
         self._sizes = sizes = Sizes.of(session.signature)
         self.capacity, self.vocabulary = sizes.capacity, sizes.vocabulary
+        self.feature_width, self.given_width = sizes.taken, sizes.given
         self.length = 0
         shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
         self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
@@ -269,7 +271,7 @@ class StepSession:
         if sizes.named:
             inputs["tokens"] = np.zeros((1, width), np.int64)
         if sizes.taken:
-            inputs["features"] = np.zeros((1, width, sizes.taken), np.float32)
+            inputs[FROM] = np.zeros((1, width, sizes.taken), np.float32)
         for layer in range(sizes.layers):
             inputs[f"past_keys_{layer}"] = self._keys.array[layer]
             inputs[f"past_values_{layer}"] = self._values.array[layer]
@@ -284,7 +286,7 @@ class StepSession:
         outputs = {name: self._output(name, shapes[name], shared=usual) for name in shapes}
         call = bind(self._session, inputs, outputs)
         arrays = {n: inputs[n] for n in ("positions", "past_mask", "new_mask")}
-        arrays |= {"tokens": inputs.get("tokens"), "fed": inputs.get("features")}  # type: ignore[dict-item]
+        arrays |= {"tokens": inputs.get("tokens"), "fed": inputs.get(FROM)}  # type: ignore[dict-item]
         bound = Bound(call, **arrays, **{"features": None, **outputs}, steps=steps)  # type: ignore[arg-type]
         if usual:
             self._bound[width, rows] = bound

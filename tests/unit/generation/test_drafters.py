@@ -379,7 +379,14 @@ def test_no_drafter_changes_a_token(tmp_path: Path, temperature: float) -> None:
 
 
 def test_registry() -> None:
-    assert NAMES == ("fused", "prompt_lookup", "retrieval", "trigram")
+    assert NAMES == (
+        "fused",
+        "lexical_unit",
+        "prompt_lookup",
+        "retrieval",
+        "source_lookup",
+        "trigram",
+    )
     assert named("prompt_lookup") is PromptLookupDrafter
     with pytest.raises(InputError, match="no drafter 'medusa'"):
         named("medusa")

@@ -1,0 +1,1 @@
+"""Training what drafts: feature heads, sorted exits, lexical units, drafts that learn online."""
