@@ -8,6 +8,7 @@
 #include <cfloat>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "lanes.h"
@@ -26,12 +27,11 @@ constexpr int TILE_VECTORS = 2;  // 12 sums, 2 columns and a broadcast in 16 reg
 constexpr int TILE_ROWS = 6;
 constexpr int PANEL = TILE_VECTORS * LANES;
 constexpr int64_t BLOCK = 128;
-constexpr int DOT_ROWS = 4;  // for fewer rows than this, transposing keys costs more than it saves
 static_assert(BLOCK % PANEL == 0, "a block is whole panels");
 
 // c [R, N vectors] = a [R, depth] times b [depth, N vectors], onto what is there if `add`.
-template <int R, int N>
-void tile(const float *a, int64_t lda, const float *b, int64_t ldb, int64_t depth, float *c, int64_t ldc, bool add) {
+template <class T, int R, int N>
+void tile(const float *a, int64_t lda, const T *b, int64_t ldb, int64_t depth, float *c, int64_t ldc, bool add) {
     Floats sums[R][N];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -54,34 +54,34 @@ void tile(const float *a, int64_t lda, const float *b, int64_t ldb, int64_t dept
         for (int n = 0; n < N; ++n) store(c + r * ldc + n * LANES, sums[r][n]);
 }
 
-typedef void (*Tile)(const float *, int64_t, const float *, int64_t, int64_t, float *, int64_t, bool);
+template <class T>
+using Tile = void (*)(const float *, int64_t, const T *, int64_t, int64_t, float *, int64_t, bool);
 
-template <int N>
-inline Tile tile_of(int64_t rows) {
-    static const Tile tiles[TILE_ROWS] = {tile<1, N>, tile<2, N>, tile<3, N>, tile<4, N>, tile<5, N>, tile<6, N>};
+template <class T, int N>
+inline Tile<T> tile_of(int64_t rows) {
+    static const Tile<T> tiles[TILE_ROWS] = {tile<T, 1, N>, tile<T, 2, N>, tile<T, 3, N>,
+                                             tile<T, 4, N>, tile<T, 5, N>, tile<T, 6, N>};
     return tiles[rows - 1];
 }
 
-inline Tile tile_of(int64_t rows, int64_t vectors) {
-    if (vectors == 1) return tile_of<1>(rows);
-    if (vectors == 2) return tile_of<2>(rows);
-#if defined(__AVX512F__) || defined(__aarch64__)
-    if (vectors == 3) return tile_of<3>(rows);
-    return tile_of<4>(rows);
-#else
-    return nullptr;
-#endif
+template <class T>
+inline Tile<T> tile_of(int64_t rows, int64_t vectors) {
+    if (vectors == 1) return tile_of<T, 1>(rows);
+    if (vectors == 2) return tile_of<T, 2>(rows);
+    if constexpr (TILE_VECTORS == 2) return nullptr;
+    return vectors == 3 ? tile_of<T, 3>(rows) : tile_of<T, 4>(rows);
 }
 
 // As `tile`, for any number of rows and whole vectors of columns; tiles are as even as can be.
-inline void product(int64_t rows, int64_t columns, const float *a, int64_t lda, const float *b, int64_t ldb,
-                    int64_t depth, float *c, int64_t ldc, bool add) {
+template <class T>
+void product(int64_t rows, int64_t columns, const float *a, int64_t lda, const T *b, int64_t ldb, int64_t depth,
+             float *c, int64_t ldc, bool add) {
     const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t column = 0; column < columns; column += PANEL) {
         const int64_t vectors = std::min<int64_t>(TILE_VECTORS, (columns - column) / LANES);
         for (int64_t t = 0, row = 0; t < tiles; ++t) {
             const int64_t count = (rows - row) / (tiles - t);
-            tile_of(count, vectors)(a + row * lda, lda, b + column, ldb, depth, c + row * ldc + column, ldc, add);
+            tile_of<T>(count, vectors)(a + row * lda, lda, b + column, ldb, depth, c + row * ldc + column, ldc, add);
             row += count;
         }
     }
@@ -189,7 +189,7 @@ void score(const tree_attention_call &call, const Rows<T> &keys, int64_t first, 
            const Workspace &work) {
     pack_keys(keys, first, count, call.key_width, work.row, work.keys);
     for (int64_t j = 0; j < count; j += PANEL)
-        product(rows, PANEL, work.queries, work.key_width, work.keys + j * work.key_width, PANEL, work.key_width,
+        product<float>(rows, std::min<int64_t>(PANEL, rounded(count - j)), work.queries, work.key_width, work.keys + j * work.key_width, PANEL, work.key_width,
                 work.scores + j, BLOCK, false);
 }
 
@@ -230,30 +230,21 @@ inline void weigh(float *scores, int64_t count, float *peak, float *sum, float *
     *sum += sum_of(total);
 }
 
-template <class T>
-const float *values_at(const Rows<T> &, int64_t) {
-    return nullptr;
-}
-template <>
-const float *values_at(const Rows<float> &rows, int64_t first) {
-    return rows.at(first);
-}
-
-// Adds the weighted values of a block, read in place where a row is whole vectors of floats.
+// Adds the weighted values of a block. They are read where they lie if a row is whole vectors, and if they are floats or
+// one tile has all rows; else they are widened before.
 template <class T>
 void add_values(const Rows<T> &rows, int64_t first, int64_t count, int64_t width, int64_t heads, const Workspace &work) {
     if (rows.scale != nullptr)
         for (int64_t m = 0; m < heads; ++m)
             for (int64_t j = 0; j < count; ++j)
                 work.scores[m * BLOCK + j] *= rows.scale[(first + j) * rows.scale_stride];
-    const float *from = values_at(rows, first);
-    int64_t stride = rows.row_stride;
-    if (from == nullptr || rows.stride != 1 || width != work.value_width) {
-        for (int64_t j = 0; j < count; ++j)
-            widen_row(rows.at(first + j), rows.stride, width, work.packed + j * work.value_width);
-        from = work.packed, stride = work.value_width;
+    const int64_t wide = work.value_width;
+    if (rows.stride == 1 && width == wide && (std::is_same<T, float>::value || heads <= TILE_ROWS)) {
+        product(heads, wide, work.scores, BLOCK, rows.at(first), rows.row_stride, count, work.values, wide, true);
+        return;
     }
-    product(heads, work.value_width, work.scores, BLOCK, from, stride, count, work.values, work.value_width, true);
+    for (int64_t j = 0; j < count; ++j) widen_row(rows.at(first + j), rows.stride, width, work.packed + j * wide);
+    product<float>(heads, wide, work.scores, BLOCK, work.packed, wide, count, work.values, wide, true);
 }
 
 // One block: `hide(scores)` puts -infinity where a row must not look.
@@ -359,7 +350,7 @@ inline void keep_row(int32_t dtype, float *row, int64_t width, void *to, int64_t
             if (!(std::fabs(row[i]) <= most || std::isnan(most))) most = std::fabs(row[i]);
         used = most / 127;
         for (int64_t i = 0; i < width; ++i) {
-            const float steps = std::nearbyint(row[i] / used);
+            const float steps = row[i] / used + 12582912.0f - 12582912.0f;  // to the nearest, ties to even
             const float kept = std::fabs(steps) <= 127 ? steps : 0;  // of 0 / 0 and infinities too
             if (to != nullptr) static_cast<int8_t *>(to)[index * width + i] = static_cast<int8_t>(kept);
             row[i] = kept * used;

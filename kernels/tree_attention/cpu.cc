@@ -213,7 +213,14 @@ void tree_attention_portable(const tree_attention_call *call, const tree_attenti
 }
 
 const edge_kernel edge_kernel_tree_attention = {
-    "tree_attention", 1, edge::MASK + 1, edge::VALUE_SCALE + 1, edge::VALUE_SCALES + 1, edge::ATTRIBUTES, edge::shape,
+    "tree_attention",
+    1,
+    edge::MASK + 1,
+    edge::VALUE_SCALE + 1,
+    edge::VALUE_SCALES + 1,
+    edge::ATTRIBUTES,
+    edge::shape,
     edge::run,
+    "fffffll?ffff>fffff fffEEll?ffff>fEEff fffbbll?ffff>fbbff",
 };
 }
