@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from sdk.artifact import Artifact
 from sdk.errors import InputError
@@ -20,12 +20,15 @@ from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
 from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.loop import STOP, Generation, Token
 from sdk.runtimes.generation.model_drafter import ModelDrafter
+from sdk.runtimes.generation.parallel import ParallelGeneration
 from sdk.runtimes.generation.sessions import StepSession, is_decoder
 from sdk.runtimes.generation.statistics import Statistics
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.generation.trigram_table import TrigramTable
 from sdk.runtimes.session import Session
 from sdk.text import MAX_TOKENIZER, Following, Prompt, Stops, Tokenizer
+
+SERIAL, PARALLEL = SCHEDULES = ("serial", "parallel")
 
 
 class Settings(TypedDict, total=False):
@@ -43,6 +46,19 @@ class Settings(TypedDict, total=False):
     stop_tokens: tuple[int, ...]
     seed: int
     logprobs: bool
+
+
+class Asked(Settings, total=False):
+    """All that a request may have beside its prompt; `Model.generate` says what each is."""
+
+    drafter: Any
+    num_draft_tokens: int | BudgetPolicy | None
+    schedule: str
+    verifier: Verifier | None
+    constraint: Constraint | Grammar | None
+    transforms: Sequence[LogitsTransform]
+    stop: str | Sequence[str]
+    cancelled: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +81,9 @@ class GenerationResult:
 class Options:
     """What a request has beside its settings; `Model.generate` says what each is."""
 
-    drafter: Drafter | LanguageModel | str | None = None
-    num_draft_tokens: int | None = None
+    drafter: Drafter | LanguageModel | Any | str | None = None
+    num_draft_tokens: int | BudgetPolicy | None = None
+    schedule: str = SERIAL
     verifier: Verifier | None = None
     constraint: Constraint | Grammar | None = None
     transforms: Sequence[LogitsTransform] = ()
@@ -108,15 +125,15 @@ class LanguageModel:
 
     def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
         """A request; nothing runs before the stream is iterated."""
-        tokens = self._tokens(prompt)
+        tokens = self.encode(prompt)
         _check_names(settings)
         config = GenerationConfig(**{"eos": self.language.eos, **settings})  # type: ignore[arg-type]
         drafter = self._drafter(options.drafter)
-        made = Generation(
+        made = _schedule(options.schedule, drafter)(
             self.cached,
             tokens,
             config,
-            drafter=drafter,
+            drafter=drafter,  # type: ignore[arg-type]  # checked by _schedule
             verifier=options.verifier,
             budget=None if drafter is None else self._budget(options.num_draft_tokens),
             constraint=self._constraint(options.constraint, config.eos),
@@ -128,7 +145,7 @@ class LanguageModel:
         following = None if self.tokenizer is None else self.tokenizer.following(tokens)
         return Stream(made, following, Stops(options.stop))
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens, if the model has room for them."""
         if isinstance(prompt, str) or (prompt and not isinstance(prompt[0], int)):
             if self.tokenizer is None:
@@ -138,6 +155,12 @@ class LanguageModel:
             tokens = [int(token) for token in prompt]  # type: ignore[arg-type]
         self.cached.check(tokens)
         return tokens
+
+    def check_chat(self) -> None:
+        """InputError where the artifact cannot make a prompt of messages."""
+        if self.tokenizer is None:
+            raise self._without_tokenizer("messages of a chat")
+        self.tokenizer.check_chat()
 
     @staticmethod
     def _without_tokenizer(got: str) -> InputError:
@@ -159,11 +182,12 @@ class LanguageModel:
         vocabulary = self.cached.session.vocabulary
         return compile_constraint(given, self.tokenizer.to_json(), vocabulary=vocabulary, eos=eos)
 
-    def _drafter(self, given: Drafter | LanguageModel | str | None) -> Drafter | None:
+    def _drafter(self, given: Drafter | LanguageModel | Any | str | None) -> Drafter | None:
         if isinstance(given, str):
             if given not in self._named:
                 self._named[given] = named(given, self.cached.session.vocabulary)
             return self._named[given]
+        given = _language_of(given)
         if not isinstance(given, LanguageModel):
             return given
         if given not in self._drafters:
@@ -173,10 +197,21 @@ class LanguageModel:
             self._drafters = {given: ModelDrafter(session)}
         return self._drafters[given]
 
-    def _budget(self, fixed: int | None) -> BudgetPolicy:
-        """The given size, or what the measured cost of width and the acceptance say."""
-        if fixed is not None:
-            return Fixed(fixed)
+    def fork(self) -> LanguageModel:
+        """The same model with a cache of its own, which begins as a copy of this one."""
+        made = LanguageModel.__new__(LanguageModel)
+        made.language, made.tokenizer, made._costs = self.language, self.tokenizer, self._costs
+        with self.cached.in_use():
+            made.cached = self.cached.fork()
+        made._drafters, made._named = {}, {}
+        return made
+
+    def _budget(self, given: int | BudgetPolicy | None) -> BudgetPolicy:
+        """The given size or policy, or what the measured cost of width and the acceptance say."""
+        if isinstance(given, int):
+            return Fixed(given)
+        if given is not None:
+            return given
         if self._costs is None:
             with self.cached.in_use():
                 self._costs = CostTable.measure(self.cached.session)
@@ -198,6 +233,30 @@ class LanguageModel:
             )
 
 
+def _language_of(drafter: Drafter | Any) -> Drafter | Any:
+    """That of a loaded model; anything else as it is."""
+    language = None if isinstance(drafter, LanguageModel) else getattr(drafter, "language", None)
+    return language if isinstance(language, LanguageModel) else drafter
+
+
+def _schedule(name: str, drafter: Drafter | None) -> type[Generation]:
+    """The loop of a schedule; InputError where it is unknown, or the drafter cannot follow it."""
+    if name not in SCHEDULES:
+        raise InputError(
+            f"There is no schedule {name!r}.", expected=" or ".join(SCHEDULES), got=name
+        )
+    if name == SERIAL:
+        return Generation
+    if not isinstance(drafter, ModelDrafter):
+        raise InputError(
+            "Only a draft model can run beside the target.",
+            expected="a loaded model as the drafter",
+            got=type(drafter).__name__,
+            fix="leave schedule out",
+        )
+    return ParallelGeneration
+
+
 def _check_names(settings: Settings) -> None:
     unknown = [name for name in settings if name not in Settings.__annotations__]
     if unknown:
@@ -217,7 +276,7 @@ class Stream:
         self._tokens: list[Token] = []
         self._reason = ""
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         """Text in whole characters; the model's cache is released when the loop is left."""
         with contextlib.closing(iter(self._made)) as tokens:  # type: ignore[type-var]
             for token in tokens:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Unpack
 
 from sdk.artifact import Artifact
-from sdk.generating import GenerationResult, LanguageModel, Options, Settings, Stream
-from sdk.runtimes.generation.contracts import Constraint, Drafter, Verifier
+from sdk.conversation import Conversation
+from sdk.generating import (
+    SERIAL,
+    Asked,
+    GenerationResult,
+    LanguageModel,
+    Options,
+    Settings,
+    Stream,
+)
+from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Session
@@ -26,7 +37,8 @@ class Generative:
         prompt: Prompt,
         *,
         drafter: Drafter | Generative | str | None = None,
-        num_draft_tokens: int | None = None,
+        num_draft_tokens: int | BudgetPolicy | None = None,
+        schedule: str = SERIAL,
         verifier: Verifier | None = None,
         constraint: Constraint | Grammar | None = None,
         transforms: Sequence[LogitsTransform] = (),
@@ -38,7 +50,9 @@ class Generative:
 
         drafter: guesses what comes, which makes it faster and changes no law of the output: the
             name `prompt_lookup` or `trigram`, a smaller model of the same tokenizer, or a drafter.
-        num_draft_tokens: tokens of a draft; by default what pays, by measured costs and acceptance.
+        num_draft_tokens: tokens of a draft, or a policy; by default what pays, by measured costs
+            and acceptance, which may be none.
+        schedule: `parallel` lets a draft model run beside the target (PEARL), on another core.
         verifier: how drafts are accepted; by default the best one that is exact for the drafter.
         constraint: a language that the output must belong to: `sdk.JsonSchema`, `sdk.Regex`,
             `sdk.Lark`, or one's own. An output that `max_new_tokens` cuts short is only the
@@ -58,6 +72,7 @@ class Generative:
             prompt,
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
+            schedule=schedule,
             verifier=verifier,
             constraint=constraint,
             transforms=transforms,
@@ -74,7 +89,8 @@ class Generative:
         prompt: Prompt,
         *,
         drafter: Drafter | Generative | str | None = None,
-        num_draft_tokens: int | None = None,
+        num_draft_tokens: int | BudgetPolicy | None = None,
+        schedule: str = SERIAL,
         verifier: Verifier | None = None,
         constraint: Constraint | Grammar | None = None,
         transforms: Sequence[LogitsTransform] = (),
@@ -87,8 +103,9 @@ class Generative:
         Leaving the loop early cancels; the cache stays usable.
         """
         options = Options(
-            drafter=drafter.language if isinstance(drafter, Generative) else drafter,
+            drafter=drafter,
             num_draft_tokens=num_draft_tokens,
+            schedule=schedule,
             verifier=verifier,
             constraint=constraint,
             transforms=transforms,
@@ -97,7 +114,69 @@ class Generative:
         )
         return self.language.start(prompt, options, settings)
 
+    def generate_all(
+        self, prompts: Sequence[Prompt], **request: Unpack[Asked]
+    ) -> list[GenerationResult]:
+        """As `generate`, for each prompt, one after another: results in the order of the prompts.
+
+        They run in the order of their tokens, so that each finds in the cache what it has in common
+        with the one before.
+        """
+        tokens = [self.language.encode(prompt) for prompt in prompts]
+        order = sorted(range(len(tokens)), key=tokens.__getitem__)
+        results = {index: self.generate(tokens[index], **request) for index in order}
+        return [results[index] for index in range(len(tokens))]
+
+    async def agenerate(self, prompt: Prompt, **request: Unpack[Asked]) -> GenerationResult:
+        """As `generate`, in a worker thread; where the task is cancelled, so is the request."""
+        stop, asked = _stoppable(request)
+        running = asyncio.ensure_future(asyncio.to_thread(self.generate, prompt, **asked))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([running])  # the cache is free again
+            raise
+
+    async def astream(self, prompt: Prompt, **request: Unpack[Asked]) -> AsyncIterator[str]:
+        """As `stream`, in a worker thread; leaving the loop or the task cancels."""
+        stop, asked = _stoppable(request)
+        pieces, turn = iter(self.stream(prompt, **asked)), threading.Lock()
+
+        def take() -> str | None:
+            with turn:
+                return next(pieces, None)
+
+        def close() -> None:
+            with turn:
+                pieces.close()
+
+        try:
+            while (piece := await asyncio.to_thread(take)) is not None:
+                yield piece
+        finally:
+            stop.set()
+            await asyncio.shield(asyncio.to_thread(close))
+
+    def conversation(
+        self,
+        messages: Sequence[Mapping[str, str]] = (),
+        *,
+        drafter: Drafter | Generative | str | None = None,
+    ) -> Conversation:
+        """A chat with a cache of its own, so that no turn is read twice.
+
+        InputError where the artifact has no chat template.
+        """
+        return Conversation(self.language.fork(), messages, drafter=drafter)
+
     @cached_property
     def language(self) -> LanguageModel:
         """The language model, its cache and tokenizer; InputError where the artifact is none."""
         return LanguageModel.of(self.artifact, self.session)
+
+
+def _stoppable(request: Asked) -> tuple[threading.Event, Asked]:
+    """The request, which a flag cancels too."""
+    stop, asked = threading.Event(), request.get("cancelled", lambda: False)
+    return stop, {**request, "cancelled": lambda: stop.is_set() or asked()}

@@ -54,7 +54,8 @@ class Tokenizer:
         """Decodes what comes behind `context`, token by token."""
         return Following(self._tokenizer, self._streams(list(context), True))
 
-    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def check_chat(self) -> None:
+        """InputError where there is no chat template."""
         if self._template is None:
             raise InputError(
                 "The artifact has no chat template.",
@@ -62,12 +63,15 @@ class Tokenizer:
                 got="messages of a chat",
                 fix="write the prompt out as the model was trained on it",
             )
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        self.check_chat()
         sandbox = require("jinja2.sandbox", purpose="A chat", extra="generate")
         errors = require("jinja2", purpose="A chat", extra="generate").TemplateError
         environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
         try:
-            template = environment.from_string(self._template)
+            template = environment.from_string(self._template or "")
             return str(
                 template.render(messages=messages, add_generation_prompt=True, **self._marks)
             )
