@@ -1,0 +1,93 @@
+#include "dag_decode.h"
+
+#include <atomic>
+#include <new>
+
+#include "cpu.h"
+#include "decoders.h"
+#include "paths.h"
+#include "pool.h"
+#include "tensors.h"
+
+namespace edge {
+namespace {
+
+const edge_attribute ATTRIBUTES[] = {
+    {"viterbi", 0}, {"emission_weight", 1}, {"length_power", 1}, {"longest", 1}, {nullptr, 0}};
+
+edge_dag_function function() {
+#if defined(__x86_64__)
+    if (isa() >= Isa::avx512) return dag_decode_avx512;
+    if (isa() >= Isa::avx2) return dag_decode_avx2;
+#endif
+    return decode;
+}
+
+const char *check(const edge_tensor *inputs) {
+    const edge_tensor &links = inputs[0], &emissions = inputs[1], &lengths = inputs[2];
+    if (links.rank != 3 || links.dtype != EDGE_FLOAT32 || links.shape[1] != links.shape[2])
+        return "links: expected float32 [batch, vertices, vertices]";
+    if (emissions.rank != 2 || emissions.dtype != EDGE_FLOAT32 || emissions.shape[0] != links.shape[0] ||
+        emissions.shape[1] != links.shape[1])
+        return "emissions: expected float32 [batch, vertices]";
+    if (lengths.rank != 1 || lengths.dtype != EDGE_INT64 || lengths.shape[0] != links.shape[0])
+        return "lengths: expected int64 [batch]";
+    return nullptr;
+}
+
+const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
+    const char *wrong = check(inputs);
+    if (wrong != nullptr) return wrong;
+    copy_shape(inputs[1], outputs[0]);
+    copy_shape(inputs[2], outputs[1]);
+    copy_shape(inputs[2], outputs[2]);
+    outputs[0].dtype = EDGE_INT64, outputs[2].dtype = EDGE_FLOAT32;
+    return nullptr;
+}
+
+int64_t length_of(const edge_tensor *inputs, int64_t item) {
+    return static_cast<const int64_t *>(inputs[2].data)[item * inputs[2].strides[0]];
+}
+
+void decode_item(const edge_tensor *inputs, const edge_dag_settings &settings, int64_t item, edge_tensor *outputs) {
+    const edge_tensor &links = inputs[0], &emissions = inputs[1];
+    const edge_dag dag = {static_cast<const float *>(links.data) + item * links.strides[0],
+                          static_cast<const float *>(emissions.data) + item * emissions.strides[0],
+                          length_of(inputs, item),
+                          links.strides[1],
+                          links.strides[2],
+                          emissions.strides[1]};
+    const int64_t size = links.shape[1];
+    int64_t *path = static_cast<int64_t *>(outputs[0].data) + item * size;
+    int64_t *count = static_cast<int64_t *>(outputs[1].data) + item;
+    std::fill(path, path + size, -1);
+    function()(&dag, &settings, path, count, static_cast<float *>(outputs[2].data) + item);
+}
+
+const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const edge_value *attributes,
+                edge_tensor *outputs) {
+    const char *wrong = check(inputs);
+    if (wrong != nullptr) return wrong;
+    const int64_t batch = inputs[0].shape[0];
+    for (int64_t item = 0; item < batch; ++item)
+        if (length_of(inputs, item) < 0 || length_of(inputs, item) > inputs[0].shape[1])
+            return "lengths: expected 0 up to the number of vertices";
+    const edge_dag_settings settings = {attributes[1].number, attributes[2].number, attributes[3].number,
+                                        attributes[0].integer != 0};
+    std::atomic<bool> failed{false};
+    parallel_for(pool, batch, 1, [&](int64_t begin, int64_t end) {
+        try {
+            for (int64_t item = begin; item < end; ++item) decode_item(inputs, settings, item, outputs);
+        } catch (const std::bad_alloc &) {
+            failed = true;
+        }
+    });
+    return failed ? "out of memory" : nullptr;
+}
+
+}  // namespace
+}  // namespace edge
+
+extern "C" const edge_kernel edge_kernel_dag_decode = {
+    "dag_decode", 1, 3, 3, 3, edge::ATTRIBUTES, edge::shape, edge::run, "ffl>llf",
+};

@@ -1,0 +1,107 @@
+#include "dag_forward.h"
+
+#include <atomic>
+#include <new>
+
+#include "cpu.h"
+#include "functions.h"
+#include "pool.h"
+#include "sums.h"
+#include "tensors.h"
+
+namespace edge {
+namespace {
+
+enum Input { LINKS, MATCH, LENGTHS, TARGET_LENGTHS, HIDDEN };
+
+edge_dag_forward_function function() {
+#if defined(__x86_64__)
+    if (isa() >= Isa::avx512) return dag_forward_avx512;
+    if (isa() >= Isa::avx2) return dag_forward_avx2;
+#endif
+    return sum_paths;
+}
+
+const char *check(const edge_tensor *inputs, int32_t input_count) {
+    const edge_tensor &links = inputs[LINKS], &match = inputs[MATCH];
+    if (links.rank != 3 || links.dtype != EDGE_FLOAT32 || links.shape[1] != links.shape[2])
+        return "links: expected float32 [batch, vertices, vertices]";
+    const int64_t batch = links.shape[0], size = links.shape[1];
+    if (match.rank != 3 || match.dtype != EDGE_FLOAT32 || match.shape[0] != batch || match.shape[2] != size)
+        return "match: expected float32 [batch, tokens, vertices]";
+    for (int32_t i = LENGTHS; i <= TARGET_LENGTHS; ++i)
+        if (inputs[i].rank != 1 || inputs[i].dtype != EDGE_INT64 || inputs[i].shape[0] != batch)
+            return "lengths and target_lengths: expected int64 [batch]";
+    if (!is_given(inputs, input_count, HIDDEN)) return nullptr;
+    const edge_tensor &hidden = inputs[HIDDEN];
+    if (hidden.rank != 3 || hidden.dtype != EDGE_FLOAT32 || hidden.shape[0] != batch || hidden.shape[1] != size)
+        return "hidden: expected float32 [batch, vertices, width]";
+    return nullptr;
+}
+
+const char *shape(const edge_tensor *inputs, int32_t input_count, const edge_value *, edge_tensor *outputs) {
+    const char *wrong = check(inputs, input_count);
+    if (wrong != nullptr) return wrong;
+    outputs[0].rank = 1, outputs[0].dtype = EDGE_FLOAT32, outputs[0].shape[0] = inputs[LINKS].shape[0];
+    copy_shape(inputs[MATCH], outputs[1]);
+    copy_shape(inputs[MATCH], outputs[2]);
+    outputs[2].shape[2] = is_given(inputs, input_count, HIDDEN) ? inputs[HIDDEN].shape[2] : 0;
+    return nullptr;
+}
+
+int64_t number(const edge_tensor &tensor, int64_t item) {
+    return static_cast<const int64_t *>(tensor.data)[item * tensor.strides[0]];
+}
+
+const float *item_of(const edge_tensor &tensor, int64_t item) {
+    return static_cast<const float *>(tensor.data) + item * tensor.strides[0];
+}
+
+void run_item(const edge_tensor *inputs, bool with_hidden, int64_t item, edge_tensor *outputs) {
+    const edge_tensor &links = inputs[LINKS], &match = inputs[MATCH], &hidden = inputs[HIDDEN];
+    const int64_t most = match.shape[1], size = match.shape[2], width = outputs[2].shape[2];
+    edge_dag_target target = {item_of(links, item), item_of(match, item), nullptr, number(inputs[LENGTHS], item),
+                              number(inputs[TARGET_LENGTHS], item), width,
+                              links.strides[1], links.strides[2], match.strides[1], match.strides[2], 0, 0};
+    if (with_hidden)
+        target.hidden = item_of(hidden, item), target.hidden_row = hidden.strides[1],
+        target.hidden_column = hidden.strides[2];
+    const edge_dag_result result = {static_cast<float *>(outputs[0].data) + item,
+                                    static_cast<float *>(outputs[1].data) + item * most * size,
+                                    static_cast<float *>(outputs[2].data) + item * most * width, size};
+    *result.total = NONE;
+    const bool some = target.n > 0 && target.m > 0;
+    const int64_t done = some ? target.m : 0;
+    if (some) function()(&target, &result);
+    std::fill(result.posterior + done * size, result.posterior + most * size, 0.0f);
+    if (with_hidden) std::fill(result.expected + done * width, result.expected + most * width, 0.0f);
+}
+
+const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t input_count, const edge_value *,
+                edge_tensor *outputs) {
+    const char *wrong = check(inputs, input_count);
+    if (wrong != nullptr) return wrong;
+    const int64_t batch = inputs[LINKS].shape[0];
+    for (int64_t item = 0; item < batch; ++item) {
+        const int64_t n = number(inputs[LENGTHS], item), m = number(inputs[TARGET_LENGTHS], item);
+        if (n < 0 || n > inputs[LINKS].shape[1]) return "lengths: expected 0 up to the number of vertices";
+        if (m < 0 || m > inputs[MATCH].shape[1]) return "target_lengths: expected 0 up to the number of tokens";
+    }
+    const bool with_hidden = is_given(inputs, input_count, HIDDEN);
+    std::atomic<bool> failed{false};
+    parallel_for(pool, batch, 1, [&](int64_t begin, int64_t end) {
+        try {
+            for (int64_t item = begin; item < end; ++item) run_item(inputs, with_hidden, item, outputs);
+        } catch (const std::bad_alloc &) {
+            failed = true;
+        }
+    });
+    return failed ? "out of memory" : nullptr;
+}
+
+}  // namespace
+}  // namespace edge
+
+extern "C" const edge_kernel edge_kernel_dag_forward = {
+    "dag_forward", 1, 4, 5, 3, nullptr, edge::shape, edge::run, "ffllf>fff",
+};
