@@ -1,0 +1,93 @@
+#include "residual_vq_decode.h"
+
+#include <atomic>
+#include <new>
+#include <vector>
+
+#include "pool.h"
+#include "tensors.h"
+
+// Reading the vectors is all that there is to do: no instruction set would make it faster.
+void edge_sum_vectors(const float *const *vectors, int64_t books, int64_t width, float *total) {
+    std::fill(total, total + width, 0.0f);
+    for (int64_t b = 0; b < books; ++b)
+        for (int64_t d = 0; d < width; ++d) total[d] += vectors[b][d];
+}
+
+namespace edge {
+namespace {
+
+constexpr int64_t GRAIN = 64;  // rows that are worth a thread
+
+const char *check(const edge_tensor *inputs) {
+    const edge_tensor &codes = inputs[0], &books = inputs[1];
+    if (books.rank != 3 || books.dtype != EDGE_FLOAT32) return "codebooks: expected float32 [books, codes, width]";
+    if (codes.rank < 1 || codes.dtype != EDGE_INT64 || codes.shape[codes.rank - 1] != books.shape[0])
+        return "codes: expected int64 [..., books]";
+    return nullptr;
+}
+
+const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
+    const char *wrong = check(inputs);
+    if (wrong != nullptr) return wrong;
+    copy_shape(inputs[0], outputs[0]);
+    outputs[0].dtype = EDGE_FLOAT32, outputs[0].shape[inputs[0].rank - 1] = inputs[1].shape[2];
+    return nullptr;
+}
+
+const int64_t *codes_of(const edge_tensor &codes, int64_t row) {
+    const int64_t *from = static_cast<const int64_t *>(codes.data);
+    for (int32_t axis = codes.rank - 2; axis >= 0; --axis) {
+        from += row % codes.shape[axis] * codes.strides[axis];
+        row /= codes.shape[axis];
+    }
+    return from;
+}
+
+// Sums rows [begin, end); whether all codes are there.
+bool sum_rows(const edge_tensor *inputs, int64_t begin, int64_t end, float *total) {
+    const edge_tensor &codes = inputs[0], &books = inputs[1];
+    const int64_t count = books.shape[0], width = books.shape[2], step = codes.strides[codes.rank - 1];
+    std::vector<const float *> vectors(static_cast<size_t>(count));
+    std::vector<float> dense(books.strides[2] == 1 || width <= 1 ? 0 : static_cast<size_t>(count * width));
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t *picked = codes_of(codes, row);
+        for (int64_t b = 0; b < count; ++b) {
+            const int64_t code = picked[b * step];
+            if (code < 0 || code >= books.shape[1]) return false;
+            const float *from = static_cast<const float *>(books.data) + b * books.strides[0] + code * books.strides[1];
+            if (!dense.empty()) {
+                float *copy = dense.data() + b * width;
+                for (int64_t d = 0; d < width; ++d) copy[d] = from[d * books.strides[2]];
+                from = copy;
+            }
+            vectors[static_cast<size_t>(b)] = from;
+        }
+        edge_sum_vectors(vectors.data(), count, width, total + row * width);
+    }
+    return true;
+}
+
+const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
+    const char *wrong = check(inputs);
+    if (wrong != nullptr) return wrong;
+    int64_t rows = 1;
+    for (int32_t axis = 0; axis < inputs[0].rank - 1; ++axis) rows *= inputs[0].shape[axis];
+    std::atomic<const char *> failed{nullptr};
+    parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
+        try {
+            if (!sum_rows(inputs, begin, end, static_cast<float *>(outputs[0].data)))
+                failed = "codes: expected 0 up to the size of a codebook - 1";
+        } catch (const std::bad_alloc &) {
+            failed = "out of memory";
+        }
+    });
+    return failed;
+}
+
+}  // namespace
+}  // namespace edge
+
+extern "C" const edge_kernel edge_kernel_residual_vq_decode = {
+    "residual_vq_decode", 1, 2, 2, 1, nullptr, edge::shape, edge::run, "lf>f",
+};
