@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "edge.h"
+#include "tensors.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -58,6 +59,10 @@ inline Floats load(const int8_t *from) {
     return __builtin_convertvector(values, Floats);
 #endif
 }
+
+inline float value_of(float value) { return value; }
+inline float value_of(Bf16 value) { return from_bf16(value.bits); }
+inline float value_of(int8_t value) { return value; }
 
 inline void store(float *to, Floats value) { std::memcpy(to, &value, sizeof value); }
 

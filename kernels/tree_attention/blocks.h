@@ -118,10 +118,6 @@ struct Rows {
     const T *at(int64_t row) const { return data + row * row_stride; }
 };
 
-inline float value_of(float value) { return value; }
-inline float value_of(Bf16 value) { return from_bf16(value.bits); }
-inline float value_of(int8_t value) { return value; }
-
 // `to` [width rounded up to vectors] gets a row as floats, with zeros behind it.
 template <class T>
 inline void widen_row(const T *from, int64_t stride, int64_t width, float *to) {

@@ -179,7 +179,11 @@ def exported_model(problem: Problem) -> tuple[bytes, dict[str, Tensor]]:
         "past_keys": keys,
         "past_values": values,
     }
-    module = Exported(problem.heads, problem.width).eval()
+    return onnx_of(Exported(problem.heads, problem.width).eval(), feed), feed
+
+
+def onnx_of(module: nn.Module, feed: dict[str, Tensor]) -> bytes:
+    """What torch's exporter makes of a module."""
     with quiet("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies a graph by its own old names
         program = torch.onnx.export(
@@ -189,7 +193,7 @@ def exported_model(problem: Problem) -> tuple[bytes, dict[str, Tensor]]:
     assert program is not None
     buffer = io.BytesIO()
     program.save(buffer)
-    return buffer.getvalue(), feed
+    return buffer.getvalue()
 
 
 def kernel_model(tensors: list[Tensor], attributes: dict[str, float], dtype: torch.dtype) -> bytes:
