@@ -7,6 +7,7 @@ modules import torch.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,10 @@ def lower(program: Program, target: Target, folder: Path) -> Build:
             got=target.engine,
         )
     require("torch", purpose="Compiling")
+    from sdk.compilers.kernels import plan  # imports torch
+
     folder.mkdir(parents=True)
     module = importlib.import_module(f"sdk.compilers.{target.engine}")
-    return cast("Build", module.compile_program(program, target, folder))
+    planned = plan(program, target)
+    build = cast("Build", module.compile_program(planned.program, target, folder))
+    return replace(build, kernels=planned.uses) if planned.uses else build

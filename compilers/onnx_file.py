@@ -7,14 +7,17 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sdk.compilers.onnx_attention import attention
+from sdk.compilers.onnx_kernels import finish, settled, translations
 from sdk.compilers.onnx_rewrites import rewrite
 from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
@@ -22,6 +25,7 @@ from sdk.compilers.weight_only_graph import DEQUANTIZE, stored_bits
 from sdk.compilers.weight_only_onnx import OPSET as BLOCKS, dequantize, pack
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import quiet
+from sdk.kernels.needs import PORTABLE
 
 OPSET = 20
 OPSET_16 = 21  # the first with 16 bits in QuantizeLinear
@@ -43,6 +47,7 @@ def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
 
 
 def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
+    program = replace(program, exported=settled(program))
     model = _translate(program)
     sources = node_sources(model, program)
     _name_values(model, program)
@@ -57,20 +62,30 @@ def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
 
 
 def _translate(program: Program) -> onnx.ModelProto:
+    def translate(exported: ExportedProgram) -> onnx.ModelProto:
+        return _to_model(exported, _opset(program))
+
     try:
-        # With gradients on, attention whose mask is a parameter (T5, Swin) has other strides in one
-        # pass of torch.onnx than in the one before, and its views fail.
-        with _quiet(), torch.no_grad():
-            result = torch.onnx.export(
-                program.exported,
-                dynamo=True,
-                opset_version=_opset(program),
-                optimize=True,
-                verbose=False,
-                custom_translation_table=TRANSLATIONS,
-            )
+        model = translate(program.exported)
+        with_bodies = program.kernel_policy == PORTABLE
+        finish(model, program, translate if with_bodies else None)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
         raise _translation_error(error, program) from error
+    return model
+
+
+def _to_model(exported: ExportedProgram, opset: int) -> onnx.ModelProto:
+    # With gradients on, attention whose mask is a parameter (T5, Swin) has other strides in one
+    # pass of torch.onnx than in the one before, and its views fail.
+    with _quiet(), torch.no_grad():
+        result = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=opset,
+            optimize=True,
+            verbose=False,
+            custom_translation_table=TRANSLATIONS | translations(exported),
+        )
     assert result is not None
     model = result.model_proto
     assert isinstance(model, onnx.ModelProto)

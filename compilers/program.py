@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from sdk.manifest import KernelUse
 from sdk.signature import Array, Signature
 
 Feed = Mapping[str, Array]
@@ -31,7 +32,9 @@ class Program:
     source: str
     """What was captured, for the manifest."""
     kernels: tuple[str, ...] = ()
-    """Plugin kernels that stand in the graph as nodes of their own."""
+    """Plugin kernels whose nodes stay nodes of the engine's file; see `kernels.py`."""
+    kernel_policy: str = "auto"
+    """`auto`, `portable` (each with its body, for engines without it) or `decomposed`."""
     float_layers: tuple[str, ...] = ()
     """Layers that quantization left in float."""
     base: Program | None = None
@@ -80,6 +83,8 @@ class Build:
     """What the files are tied to: a library version, a compute capability, a chip."""
     depth: int = 1
     """How far `file` lies below `folder`."""
+    kernels: tuple[KernelUse, ...] = ()
+    """What became of each plugin kernel of the program."""
 
     @property
     def folder(self) -> Path:

@@ -7,6 +7,7 @@ NumPy arrays, or on torch tensors of the CPU, with a pool of threads of the libr
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import EngineError, InputError, KernelMissingError
-from sdk.kernels.building import HERE, LIBRARY, built, is_built
+from sdk.kernels.building import FIX, HERE, LIBRARY, ONLY, built, is_built, missing_tools
 from sdk.kernels.interface import (
     ABI_VERSION,
     DTYPES,
@@ -28,6 +29,7 @@ from sdk.kernels.interface import (
     CTensor,
     CValue,
 )
+from sdk.kernels.registry import users_folders
 
 ISAS = ("portable", "neon", "avx2", "avx512", "amx")
 ISA = "EDGE_ISA"
@@ -207,11 +209,41 @@ class Call:
             )
 
 
-@cache
 def library() -> Library:
-    """The library that belongs to this installation; built first in a checkout."""
+    """The library that belongs to this installation.
+
+    A checkout's is built first, and so is one with kernels of users (`EDGE_KERNELS_PATH`).
+    KernelMissingError where there is none and no compiler.
+    """
+    return _library(users_folders(), os.environ.get(ONLY))
+
+
+def found_library() -> tuple[Library | None, str]:
+    """The library, and where there is none the reason."""
+    try:
+        return library(), ""
+    except KernelMissingError as error:
+        return None, f"{error.what} {error.got or ''}".strip()
+
+
+def library_digest() -> str:
+    """SHA-256 (hex) of the library's file; empty where there is none."""
+    found, _ = found_library()
+    return "" if found is None else hashlib.sha256(found.path.read_bytes()).hexdigest()
+
+
+@cache
+def _library(folders: tuple[Path, ...], only: str | None) -> Library:
     packaged = HERE / LIBRARY
-    return Library(packaged if packaged.is_file() else built())
+    if packaged.is_file() and not folders and only is None:
+        return Library(packaged)
+    if missing := missing_tools():
+        raise KernelMissingError(
+            "This installation has no native kernels, and they cannot be built here.",
+            got=f"no {' and no '.join(missing)}",
+            fix=FIX,
+        )
+    return Library(built(extra=folders))
 
 
 @cache

@@ -1,9 +1,13 @@
-"""Which kernels there are: a folder with a `spec.py` is one, and its name is the kernel's."""
+"""Which kernels there are: a folder with a `spec.py` is one, and its name is the kernel's.
+
+Folders of users count too: `EDGE_KERNELS_PATH` names folders that hold kernels, as PATH does.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -12,23 +16,34 @@ from typing import TYPE_CHECKING
 from sdk.errors import InputError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from sdk.kernels.spec import KernelSpec
 
 HERE = Path(__file__).parent
+PATH = "EDGE_KERNELS_PATH"
 
 
-@cache
+def users_folders() -> tuple[Path, ...]:
+    """Folders of users that hold kernels."""
+    given = filter(None, os.environ.get(PATH, "").split(os.pathsep))
+    return tuple(Path(folder).resolve() for folder in given)
+
+
 def names() -> tuple[str, ...]:
     """Names of all kernels, without their domain."""
-    return tuple(sorted(file.parent.name for file in HERE.glob("*/spec.py")))
+    folders = (HERE, *users_folders())
+    return tuple(sorted({f.parent.name for folder in folders for f in folder.glob("*/spec.py")}))
 
 
-@cache
 def spec_of(name: str) -> KernelSpec:
     """The description of a kernel; imports torch."""
+    for folder in users_folders():
+        if (folder / name / "spec.py").is_file():
+            return spec_in(folder / name)
     if name not in names():
         raise InputError(f"There is no kernel {name!r}.", expected=", ".join(names()), got=name)
-    return _the_spec(importlib.import_module(f"sdk.kernels.{name}.spec").__dict__, name)
+    return _the_spec(importlib.import_module(f"sdk.kernels.{name}.spec"), name)
 
 
 def specs() -> tuple[KernelSpec, ...]:
@@ -40,23 +55,25 @@ def specs() -> tuple[KernelSpec, ...]:
 def spec_in(folder: Path) -> KernelSpec:
     """The description in a kernel's folder that lies anywhere; runs its `spec.py`."""
     name = f"edge_kernel_{folder.name}"
-    found = importlib.util.spec_from_file_location(name, folder / "spec.py")
-    if found is None or found.loader is None or not (folder / "spec.py").is_file():
+    file = folder / "spec.py"
+    found = importlib.util.spec_from_file_location(name, file)
+    if found is None or found.loader is None or not file.is_file():
         raise InputError("There is no kernel.", expected="a folder with a spec.py", got=folder)
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     found.loader.exec_module(module)
-    return _the_spec(module.__dict__, folder.name)
+    return _the_spec(module, folder.name)
 
 
-def _the_spec(module: dict[str, object], name: str) -> KernelSpec:
+def _the_spec(module: ModuleType, name: str) -> KernelSpec:
     from sdk.kernels.spec import KernelSpec
 
-    found = module.get(name)
+    found = getattr(module, name, None)
     if not isinstance(found, KernelSpec) or found.short != name:
+        every = [key for key, value in vars(module).items() if isinstance(value, KernelSpec)]
         raise InputError(
             f"The folder {name!r} does not describe a kernel of its name.",
             expected=f'@kernel("edge::{name}", ...) on a function {name} in spec.py',
-            got=sorted(key for key, value in module.items() if isinstance(value, KernelSpec)),
+            got=every,
         )
     return found

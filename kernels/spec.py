@@ -33,6 +33,7 @@ NAME = re.compile(rf"{DOMAIN}::([a-z][a-z0-9_]*)")
 ATTRIBUTES = ("int", "float", "bool")
 # Library objects must live as long as their operators.
 _LIBRARIES: list[Any] = []
+_DESCRIBED: dict[str, KernelSpec] = {}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def kernel(
     if version < 1:
         raise InputError(f"{name} has no usable version.", expected="1 or more", got=version)
 
-    def described(reference: Callable[..., Any]) -> KernelSpec:
+    def describe(reference: Callable[..., Any]) -> KernelSpec:
         schema = _schema_of(name, reference)
         parameters = tuple(_parameter(name, argument) for argument in schema.arguments)
         _check_order(name, parameters)
@@ -142,9 +143,15 @@ def kernel(
             name, version, reference, sample, tolerance, parameters, len(schema.returns)
         )
         _register(spec, schema)
+        _DESCRIBED[spec.name] = spec
         return spec
 
-    return described
+    return describe
+
+
+def described(name: str) -> KernelSpec | None:
+    """The kernel of an operator, `edge::x`, if its description was imported."""
+    return _DESCRIBED.get(name)
 
 
 def _schema_of(name: str, reference: Callable[..., Any]) -> Any:

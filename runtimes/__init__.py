@@ -3,7 +3,8 @@
 Each engine module has two functions,
 
 - `probe() -> Availability` never raises and never imports the engine's package twice;
-- `open_session(file, signature, target, threads) -> Session` loads one engine file;
+- `open_session(file, signature, target, threads) -> Session` loads one engine file; where the
+  engine has a binding for plugin kernels, it takes `kernels`, too;
 
 and a third where its files are tied to a library version or a chip:
 
@@ -13,12 +14,14 @@ and a third where its files are tied to a library version or a chip:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 from sdk.errors import EngineUnavailableError
+from sdk.kernels.needs import IN_ENGINE, check_kernels
+from sdk.manifest import KernelUse
 from sdk.runtimes.session import Session
 from sdk.signature import Signature
 from sdk.target import ENGINES, Availability, DeviceSupport, Target
@@ -53,12 +56,24 @@ def support_of(target: Target) -> DeviceSupport:
     return found
 
 
-def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> Session:
-    """Load an engine file; EngineUnavailableError where this machine cannot run the target."""
+def open_session(
+    file: Path,
+    signature: Signature,
+    target: Target,
+    *,
+    threads: int,
+    kernels: Sequence[KernelUse] = (),
+) -> Session:
+    """Load an engine file, and the plugin kernels that it needs.
+
+    EngineUnavailableError where this machine cannot run the target, KernelMissingError where it has
+    not the kernels.
+    """
     check_runnable(target)
-    return cast(
-        Session, _module(target.engine).open_session(file, signature, target, threads=threads)
-    )
+    check_kernels(kernels)
+    options = {"kernels": kernels} if any(k.binding in IN_ENGINE for k in kernels) else {}
+    module = _module(target.engine)
+    return cast(Session, module.open_session(file, signature, target, threads=threads, **options))
 
 
 def check_requires(target: Target, requires: Mapping[str, str]) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from sdk import qnn
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
+from sdk.kernels.library import found_library
+from sdk.manifest import KernelUse
 from sdk.runtimes import qnn as npu
 from sdk.runtimes.session import (
     EngineProfile,
@@ -64,10 +66,18 @@ def probe() -> Availability:
 
 
 def open_session(
-    file: Path, signature: Signature, target: Target, *, threads: int
+    file: Path,
+    signature: Signature,
+    target: Target,
+    *,
+    threads: int,
+    kernels: Sequence[KernelUse] = (),
 ) -> OnnxRuntimeSession:
     """Load `file` for `target` with `threads` intra-operator threads."""
-    return OnnxRuntimeSession(file, signature, target, threads)
+    from sdk.runtimes import onnxruntime_decoder as decoder  # a kind of the session below
+
+    kind = decoder.InPlaceOnnxSession if file.name == decoder.FILE else OnnxRuntimeSession
+    return kind(file, signature, target, threads, kernels)
 
 
 check_requires = npu.check_requires
@@ -76,9 +86,17 @@ check_requires = npu.check_requires
 class OnnxRuntimeSession:
     """One `InferenceSession`; a second, profiling one is made when it is asked for."""
 
-    def __init__(self, file: Path, signature: Signature, target: Target, threads: int) -> None:
+    def __init__(
+        self,
+        file: Path,
+        signature: Signature,
+        target: Target,
+        threads: int,
+        kernels: Sequence[KernelUse] = (),
+    ) -> None:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
+        self._kernels = found_library()[0] if kernels else None
         self._output_names = [spec.name for spec in signature.outputs]
         self._session = self._create()
         self._run = self._session.run
@@ -124,7 +142,7 @@ class OnnxRuntimeSession:
                 operator=row.operator,
                 kind=row.kind,
                 device=row.device,
-                kernel=row.kind,
+                kernel=self._kernel(row.kind),
                 reason="asked for" if row.device == wanted else f"{wanted} has no kernel for it",
                 nodes=row.nodes,
             )
@@ -177,7 +195,11 @@ class OnnxRuntimeSession:
         if self._target.device == "npu":
             return self._create_on_npu(options)
         providers = [PROVIDERS[self._target.device]]
+        if self._kernels is not None:
+            options.add_session_config_entry("edge.threads", str(self._threads))
         with mapped_errors():
+            if self._kernels is not None:
+                options.register_custom_ops_library(str(self._kernels.path))
             return ort.InferenceSession(
                 self._file, options, providers=providers, disabled_optimizers=DISABLED
             )
@@ -188,6 +210,13 @@ class OnnxRuntimeSession:
         qnn.add_provider(options, self._target.arch)
         with mapped_errors(), qnn.loading():
             return _ort().InferenceSession(self._file, options, disabled_optimizers=DISABLED)
+
+    def _kernel(self, kind: str) -> str:
+        """The plugin kernel's name and instruction set; ONNX Runtime's own have none but `kind`."""
+        library = self._kernels
+        if library is None or kind not in library.kernels:
+            return kind
+        return f"edge::{kind} ({library.isa})"
 
     def _on_simulator(self) -> bool:
         return self._target.device == "npu" and qnn.simulated()

@@ -43,6 +43,7 @@ def compile(
     group_size: int | None = None,
     method: str = "rtn",
     processor: Processor | None = None,
+    kernels: str = "auto",
     waive: Sequence[str] = (),
     fallback: str = "warn",
     overwrite: bool = False,
@@ -82,6 +83,9 @@ def compile(
     method: how weight-only precisions round: `rtn` (to nearest), `hqq`, or, with calibration data,
         `awq`, `gptq`, `scale_estimation`.
     processor: what `predict` does to raw input and to the outputs.
+    kernels: what becomes of plugin kernels, `torch.ops.edge.*`: `auto` keeps a node where the
+        engine has native code for it, `portable` also gives the node its body, for an engine that
+        has not, `decomposed` takes ordinary operators everywhere.
     waive: gates to pass over, written into the manifest: `parity`, `fidelity`, `slower`.
     fallback: what to do about operators that the target's device does not run: `forbid`, `warn`,
         `allow`.
@@ -116,6 +120,7 @@ def compile(
             group_size=group_size,
             method=method,
             processor=processor,
+            kernels=kernels,
             waive=tuple(waive),
             fallback=fallback,
             overwrite=overwrite,
@@ -150,6 +155,7 @@ def tune(
     group_size: int | None = None,
     method: str = "rtn",
     processor: Processor | None = None,
+    kernels: str = "auto",
     waive: Sequence[str] = (),
     fallback: str = "warn",
     overwrite: bool = False,
@@ -197,6 +203,7 @@ def tune(
             group_size=group_size,
             method=method,
             processor=processor,
+            kernels=kernels,
             waive=tuple(waive),
             fallback=fallback,
             overwrite=overwrite,

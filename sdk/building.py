@@ -63,6 +63,7 @@ class Settings:
     function: str = "main"
     files: Mapping[str, bytes] = field(default_factory=dict)
     language: Language | None = None
+    kernels: str = "auto"
     waive: Sequence[str] = ()
     fallback: str = "warn"
     overwrite: bool = False

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 def open_build(build: Build, program: Program, target: Target, *, threads: int) -> Session:
     """A session on the build's engine; its stand-in where this machine cannot run the target."""
     if support_of(target).run:
-        return open_session(build.file, program.signature, target, threads=threads)
+        return open_session(
+            build.file, program.signature, target, threads=threads, kernels=build.kernels
+        )
+    from sdk.compilers.kernels import plan  # imports torch
+
     compiler = importlib.import_module(f"sdk.compilers.{target.engine}")
-    return cast(Session, compiler.open_check(build, program, target, threads=threads))
+    planned = plan(program, target).program
+    return cast(Session, compiler.open_check(build, planned, target, threads=threads))

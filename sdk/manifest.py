@@ -27,7 +27,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class KernelUse:
-    """A plugin kernel and how this artifact uses it: native, composite or decomposed."""
+    """A plugin kernel and how this artifact uses it: native, portable, composite or decomposed."""
 
     name: str
     version: int

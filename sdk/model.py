@@ -18,11 +18,10 @@ from sdk.errors import (
     CorruptArtifactError,
     EngineUnavailableError,
     InputError,
-    KernelMissingError,
     ParityError,
 )
 from sdk.generative import Generative
-from sdk.manifest import Manifest
+from sdk.kernels.needs import check_kernels
 from sdk.parity import TOLERANCE, ParityReport, compare
 from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
@@ -54,14 +53,18 @@ def load(
         raise InputError("threads must be at least 1, or None for all cores.", got=threads)
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
     manifest = artifact.manifest
-    _check_kernels(manifest)
+    check_kernels(manifest.kernels)
     target, note = _choose(Target.parse(manifest.target), device, fallback)
     check_requires(target, manifest.requires)
     function = manifest.function
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
     session = open_session(
-        artifact.path / function.file, function.signature, target, threads=threads
+        artifact.path / function.file,
+        function.signature,
+        target,
+        threads=threads,
+        kernels=manifest.kernels,
     )
     model = Model(artifact, session, target, processor, note=note, threads=threads)
     try:
@@ -328,16 +331,6 @@ def _prove(model: Model) -> None:
         fix="compile on a machine that has the engine, or at a higher precision",
         report=report,
     )
-
-
-def _check_kernels(manifest: Manifest) -> None:
-    native = [kernel for kernel in manifest.kernels if kernel.binding == "native"]
-    if native:
-        names = ", ".join(f"{kernel.name} version {kernel.version}" for kernel in native)
-        raise KernelMissingError(
-            f"The artifact needs plugin kernels that are not installed: {names}.",
-            fix="compile the artifact without kernels, or install a build that has them",
-        )
 
 
 def _processor(artifact: Artifact, signature: Signature) -> Processor | None:

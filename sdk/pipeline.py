@@ -59,6 +59,7 @@ def prepared(
         require(module, purpose="Compiling", extra="compile")
     from sdk.compilers.capture import capture, example_feed  # imports torch
     from sdk.compilers.huggingface import resolve
+    from sdk.compilers.kernels import with_policy
     from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
@@ -77,7 +78,7 @@ def prepared(
     threads = torch_threads(settings.threads)
     with staging(settings.output, overwrite=settings.overwrite) as folder, threads:
         settings.progress("capture", 0, 1)
-        program = capture(model, inputs, dynamic)
+        program = with_policy(capture(model, inputs, dynamic), settings.kernels)
         if settings.processor is not None:
             settings.processor.check(program.signature)
         example = example_feed(model, inputs) or program.signature.zeros()
@@ -205,6 +206,7 @@ def _manifest(
         tools=versions(COMPILING),
         provenance=provenance_of(builder.program.source, kept, settings.provenance),
         requires=dict(kept.build.requires),
+        kernels=kept.build.kernels,
         eager=eager,
         waivers=tuple(settings.waive),
     )

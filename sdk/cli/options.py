@@ -59,6 +59,10 @@ Method = Annotated[
 Fallback = Annotated[
     str, Option(help="Operators that the device does not run: forbid, warn or allow.")
 ]
+Kernels = Annotated[
+    str,
+    Option(help="Plugin kernels: auto, portable (with a body for engines without it), decomposed."),
+]
 Waive = Annotated[
     list[str] | None,
     Option(help="Gate to pass over and record: parity, fidelity or slower. May be repeated."),

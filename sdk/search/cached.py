@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdk.artifact import GOLDEN
 from sdk.building import Builder
 from sdk.environment import COMPILING, describe, versions
 from sdk.errors import EdgeError, ParityError, QuantizationError, UnsupportedOperatorError
 from sdk.evidence import Built, Facts
-from sdk.manifest import Fidelity, Greedy
+from sdk.kernels.library import library_digest
+from sdk.manifest import Fidelity, Greedy, KernelUse
 from sdk.parity import TOLERANCE, OutputParity, ParityReport
 from sdk.runtimes import open_session, support_of
 from sdk.search.cache import Cache, key_of
 from sdk.signature import digest_of
 from sdk.target import Target
+
+if TYPE_CHECKING:
+    from sdk.compilers.program import Program
 
 LIBRARIES = (*COMPILING, "nncf", "coremltools", "tensorrt", "tensorrt-rtx", "onnxruntime-qnn")
 # Refusals that come again with the same program and the same versions.
@@ -47,6 +51,7 @@ class Record:
     parity: tuple[OutputParity, ...]
     outputs: tuple[OutputParity, ...] | None
     greedy: Greedy | None = None
+    kernels: tuple[KernelUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +169,10 @@ class CachedBuilder(Builder):
         from sdk.compilers.program import Build, SourceLine  # imports torch
 
         sources = {name: SourceLine(*row) for name, row in record.sources.items()}
-        build = Build(folder / FILES / record.file, sources, record.requires, record.depth)
-        threads = self.settings.threads
-        session = open_session(build.file, self.program.signature, target, threads=threads)
+        file, kernels = folder / FILES / record.file, record.kernels
+        build = Build(file, sources, record.requires, record.depth, kernels)
+        options = {"threads": self.settings.threads, "kernels": kernels}
+        session = open_session(file, self.program.signature, target, **options)
         golden = (folder / GOLDEN).read_bytes()
         facts = Facts(record.sha256, record.float_layers, record.settings, golden, record.greedy)
         parity = ParityReport(TOLERANCE[target.precision], record.parity)
@@ -188,12 +194,20 @@ class CachedBuilder(Builder):
             "group_size": settings.group_size,
             "method": settings.method,
             "waived": "parity" in settings.waive,
+            "kernels": [program.kernel_policy, _kernels_of(program)],
             "calibration": digest_of(self.calibration),
             "checks": digest_of(self.feeds),
             "versions": versions(LIBRARIES),
             "code": _code(),
             "host": [describe().get(fact) for fact in ("processor", "instructions", "system")],
         }
+
+
+def _kernels_of(program: Program) -> str:
+    """The library's digest, where the program may get kernels from it."""
+    from sdk.compilers.kernels import kernel_nodes  # imports torch
+
+    return library_digest() if any(kernel_nodes(program.exported)) else ""
 
 
 @cache
@@ -221,6 +235,7 @@ def _record(built: Built) -> Record:
         parity=built.parity.outputs,
         outputs=None if fidelity is None else fidelity.outputs,
         greedy=facts.greedy,
+        kernels=build.kernels,
     )
 
 

@@ -337,7 +337,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
     """An engine with a CPU only; the targets that sessions were opened for."""
     targets: list[Target] = []
 
-    def open_session(file: Path, signature: Signature, target: Target, *, threads: int) -> Any:
+    def open_session(
+        file: Path, signature: Signature, target: Target, *, threads: int, kernels: object
+    ) -> Any:
         if target.device != "cpu":
             raise EngineUnavailableError("no such device")
         targets.append(target)
