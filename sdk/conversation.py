@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from sdk.generating import Asked, GenerationResult, LanguageModel, Options, Settings, Stream
+from sdk.generating import Asked, GenerationResult, LanguageModel, Stream, split
 
 
 class Conversation:
@@ -37,10 +37,5 @@ class Conversation:
         return stream.result
 
     def _answer(self, messages: Sequence[Mapping[str, str]], request: Asked) -> Stream:
-        request = {"drafter": self._drafter, **request}
-        settings: Settings = {n: v for n, v in request.items() if n not in OPTIONS}  # type: ignore[assignment]
-        options = Options(**{n: v for n, v in request.items() if n in OPTIONS})  # type: ignore[arg-type]
-        return self._language.start(messages, options, settings)
-
-
-OPTIONS = frozenset(Options.__dataclass_fields__)
+        request = {"drafter": self._drafter, **request}  # type: ignore[misc]
+        return self._language.start(messages, *split(request))

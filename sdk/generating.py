@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from sdk.artifact import Artifact
 from sdk.errors import InputError
@@ -15,13 +15,17 @@ from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
 from sdk.runtimes.generation.constraints import compile_constraint
 from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
+from sdk.runtimes.generation.drafters.lexical_unit import LexicalUnitDrafter
 from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
 from sdk.runtimes.generation.grammars import Grammar
+from sdk.runtimes.generation.in_place import decoder
 from sdk.runtimes.generation.loop import STOP, Generation, Token
+from sdk.runtimes.generation.lossy_units import LossyLexicalUnitGeneration
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.parallel import ParallelGeneration
-from sdk.runtimes.generation.sessions import StepSession, is_decoder
+from sdk.runtimes.generation.planning import Plan, Planner, PlanningConfig
+from sdk.runtimes.generation.sessions import is_decoder
 from sdk.runtimes.generation.statistics import Statistics
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.generation.trigram_table import TrigramTable
@@ -77,6 +81,14 @@ class GenerationResult:
     """Of each token under the model, before any transform; where they were asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a search found: whole outputs by falling reward, and the search itself in tokens."""
+
+    outputs: tuple[tuple[str, float], ...]
+    search: Plan
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a request has beside its settings; `Model.generate` says what each is."""
@@ -100,7 +112,7 @@ class LanguageModel:
 
     def __init__(self, session: Session, language: Language, tokenizer: Tokenizer | None) -> None:
         self.language, self.tokenizer = language, tokenizer
-        self.cached = Cached(StepSession(session))
+        self.cached = Cached(decoder(session))
         self._costs: CostTable | None = None
         self._drafters: dict[LanguageModel, ModelDrafter] = {}
         self._named: dict[str, Drafter] = {}
@@ -126,8 +138,7 @@ class LanguageModel:
     def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
         """A request; nothing runs before the stream is iterated."""
         tokens = self.encode(prompt)
-        _check_names(settings)
-        config = GenerationConfig(**{"eos": self.language.eos, **settings})  # type: ignore[arg-type]
+        config = self._config(settings)
         drafter = self._drafter(options.drafter)
         made = _schedule(options.schedule, drafter)(
             self.cached,
@@ -206,6 +217,38 @@ class LanguageModel:
         made._drafters, made._named = {}, {}
         return made
 
+    def plan(
+        self,
+        prompt: Prompt,
+        reward: Callable[[str], float],
+        planning: PlanningConfig,
+        options: Options,
+        settings: Settings,
+    ) -> Planned:
+        """Search for outputs of a high reward; `Model.plan` says how."""
+        if self.tokenizer is None:
+            raise self._without_tokenizer("a reward of texts")
+        tokens, config = self.encode(prompt), self._config(settings)
+        drafter, text = self._drafter(options.drafter), self.tokenizer.decode
+        planner = Planner(
+            self.cached,
+            tokens,
+            config,
+            lambda output: reward(text(output)),
+            planning,
+            drafter=drafter,
+            budget=None if drafter is None else self._budget(options.num_draft_tokens),
+            constraint=self._constraint(options.constraint, config.eos),
+            transforms=options.transforms,
+        )
+        found = planner.run()
+        outputs = tuple((text(output), reward) for output, reward in found.outputs)
+        return Planned(outputs, found)
+
+    def _config(self, settings: Settings) -> GenerationConfig:
+        _check_names(settings)
+        return GenerationConfig(**{"eos": self.language.eos, **settings})  # type: ignore[arg-type]
+
     def _budget(self, given: int | BudgetPolicy | None) -> BudgetPolicy:
         """The given size or policy, or what the measured cost of width and the acceptance say."""
         if isinstance(given, int):
@@ -233,6 +276,14 @@ class LanguageModel:
             )
 
 
+def split(request: Asked) -> tuple[Options, Settings]:
+    """The two halves of a request."""
+    known = Options.__dataclass_fields__
+    options = Options(**{name: value for name, value in request.items() if name in known})  # type: ignore[arg-type]
+    settings = {name: value for name, value in request.items() if name not in known}
+    return options, cast("Settings", settings)
+
+
 def _language_of(drafter: Drafter | Any) -> Drafter | Any:
     """That of a loaded model; anything else as it is."""
     language = None if isinstance(drafter, LanguageModel) else getattr(drafter, "language", None)
@@ -245,6 +296,8 @@ def _schedule(name: str, drafter: Drafter | None) -> type[Generation]:
         raise InputError(
             f"There is no schedule {name!r}.", expected=" or ".join(SCHEDULES), got=name
         )
+    if isinstance(drafter, LexicalUnitDrafter) and not drafter.lossless:
+        return LossyLexicalUnitGeneration
     if name == SERIAL:
         return Generation
     if not isinstance(drafter, ModelDrafter):

@@ -16,11 +16,14 @@ from sdk.generating import (
     GenerationResult,
     LanguageModel,
     Options,
+    Planned,
     Settings,
     Stream,
+    split,
 )
 from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.grammars import Grammar
+from sdk.runtimes.generation.planning import PlanningConfig
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Session
 from sdk.text import Prompt
@@ -157,6 +160,25 @@ class Generative:
         finally:
             stop.set()
             await asyncio.shield(asyncio.to_thread(close))
+
+    def plan(
+        self,
+        prompt: Prompt,
+        reward: Callable[[str], float],
+        *,
+        width: int = 3,
+        rollouts: int = 64,
+        enough: float = 1.0,
+        **request: Unpack[Asked],
+    ) -> Planned:
+        """Search for an output with a high `reward`, which is asked for whole outputs (PG-TD).
+
+        width: most probable tokens that the search tries at a place.
+        rollouts: outputs that it looks at, unless one has the reward `enough` before.
+        request: as for `generate`, but for what only streams or samples.
+        """
+        planning = PlanningConfig(width=width, rollouts=rollouts, enough=enough)
+        return self.language.plan(prompt, reward, planning, *split(request))
 
     def conversation(
         self,

@@ -110,6 +110,10 @@ class TargetRows(Protocol):
         """The most probable token after `node`, without working out the row."""
         ...
 
+    def likely(self, node: int) -> Row:
+        """p after `node` as it was before temperature and truncation."""
+        ...
+
     def logprob(self, node: int, token: int) -> float:
         """Of `token` after `node` under the model, before any transform."""
         ...
@@ -156,6 +160,8 @@ class Request:
     """Tokens that end the output: nothing is worth drafting behind them."""
     features: Callable[[int, int], Any] | None = None
     """(start, stop) -> the target's hidden states [stop - start, F] of committed tokens."""
+    begun: int = 0
+    """How many tokens at the prompt's end are output already."""
     source: Sequence[int] = ()
     """What an encoder read, in the decoder's tokens."""
 

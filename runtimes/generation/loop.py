@@ -54,7 +54,8 @@ class Generation:
     `finish_reason` is empty while it runs; then "eos", "stop", "length" (of the output or of the
     context) or "cancelled", which leaving the loop early is as well. The cache stays usable and
     holds all tokens but the last, whatever ended it. `chance` stands in for that of the seed;
-    `source` is what an encoder read, for drafters that copy from it.
+    `source` is what an encoder read, for drafters that copy from it. `begun` is output that there
+    is already: `tokens` begin with it, and it counts as new tokens.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Generation:
         cancelled: Callable[[], bool] = lambda: False,
         chance: Chance | None = None,
         source: Sequence[int] = (),
+        begun: Sequence[int] = (),
     ) -> None:
         sampling = DETERMINISTIC if drafter is None else drafter.sampling
         chain = drafter is None or drafter.chain
@@ -82,7 +84,7 @@ class Generation:
         self._source = tuple(source)
         self._cancelled, self._chance = cancelled, chance or Uniforms(config.seed)
         self._transforms = Transforms(config, constraint=constraint, extra=transforms)
-        self._context, self._prompt_length = list(prompt), len(prompt)
+        self._context, self._prompt_length = [*prompt, *begun], len(prompt)
         self._ends = {*config.eos, *config.stop_tokens}
         self._started = False
 
@@ -118,7 +120,7 @@ class Generation:
         self._cached.check(self._context)
         missing = self._cached.align(self._context)
         self.statistics.cached_tokens = len(self._context) - len(missing)
-        self._state = self._transforms.start(self._context)
+        self._state = self._transforms.resume(self._context, len(self.tokens))
         if self._config.max_new_tokens == 0:
             return
         self._cached.extend(missing[:-1])
@@ -136,6 +138,7 @@ class Generation:
             chance=self._chance,
             ends=frozenset(self._ends),
             features=session.features if given else None,  # type: ignore[attr-defined]
+            begun=len(self.tokens),
             source=self._source,
         )
 

@@ -70,7 +70,7 @@ class ModelDrafter:
                 fix="draft with a model of the target's tokenizer",
             )
         self._request, self._trusted = request, 0
-        self._state = request.transforms.start(request.prompt)
+        self._state = request.transforms.resume(request.prompt, request.begun)
         self._seen = len(request.prompt)
         self._earlier = {self._seen: self._state}
         self._random = self.sampling != DETERMINISTIC and not request.transforms.greedy

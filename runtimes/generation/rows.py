@@ -59,6 +59,12 @@ class NodeRows:
         state = self.state(node) if node < self._fed else None
         return 0 if state is None else self._transforms.best(state, self._logits[node + 1])
 
+    def likely(self, node: int) -> Row:
+        """The distribution after `node` before temperature and truncation."""
+        state = self.state(node)
+        assert state is not None, "nothing comes behind the end"
+        return self._transforms.likely(state, self._logits[node + 1])
+
     def logprob(self, node: int, token: int) -> float:
         """Log-probability of `token` after `node` under the model, before any transform."""
         logits = self._logits[node + 1].astype(np.float64)

@@ -75,6 +75,14 @@ class Transforms:
         start = None if self.constraint is None else self.constraint.start()
         return State(History(prompt), start)
 
+    def resume(self, context: Sequence[int], begun: int) -> State:
+        """The state behind a prompt and `begun` tokens of output."""
+        start = len(context) - begun
+        state = self.start(context[:start])
+        for token in context[start:]:
+            state = self.advance(state, token)
+        return state
+
     def advance(self, state: State, token: int) -> State:
         """The state one token on; `state` stays usable."""
         after = state.constraint

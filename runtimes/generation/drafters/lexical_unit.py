@@ -27,30 +27,39 @@ class LexicalUnitDrafter:
     """Guesses by placeholders. `placeholder` is their token, `span` how many follow a token.
 
     A guess of which the model is less sure than `confidence` ends the unit. A budget of n^2 + 2n
-    has room for n guesses with n placeholders everywhere: 3, 8 or 15.
+    has room for n guesses with n placeholders everywhere: 3, 8 or 15. With `lossless=False`
+    `Model.generate` decodes as the paper does: units of tokens that are each more probable than
+    `confidence`, given out unverified.
     """
 
     sampling, chain, forward_passes = DETERMINISTIC, False, 0
 
-    def __init__(self, placeholder: int, *, span: int = 3, confidence: float = 0.0) -> None:
+    def __init__(
+        self, placeholder: int, *, span: int = 3, confidence: float = 0.0, lossless: bool = True
+    ) -> None:
         if span < 1:
             raise InputError("span is too small.", expected="at least 1", got=span)
-        self._placeholder, self._span, self._confidence = placeholder, span, confidence
+        self.placeholder, self.span, self.confidence = placeholder, span, confidence
+        self.lossless = lossless
         self._guesses: list[tuple[int, float]] = []
 
     def begin(self, request: Request) -> None:
         """InputError where the placeholder is none of the target's tokens."""
-        if not 0 <= self._placeholder < request.vocabulary:
+        self.check(request.vocabulary)
+        self._guesses = []
+
+    def check(self, vocabulary: int) -> None:
+        """InputError unless the placeholder is one of the target's tokens."""
+        if not 0 <= self.placeholder < vocabulary:
             raise InputError(
                 "The placeholder is no token of the target.",
-                expected=f"0 to {request.vocabulary - 1}",
-                got=self._placeholder,
+                expected=f"0 to {vocabulary - 1}",
+                got=self.placeholder,
             )
-        self._guesses = []
 
     def propose(self, context: Sequence[int], budget: int) -> DraftTree:  # noqa: ARG002
         """The guesses of the last round, and placeholders everywhere for those of the next."""
-        span = min(self._span, max(1, math.isqrt(budget + 1) - 1))
+        span = min(self.span, max(1, math.isqrt(budget + 1) - 1))
         count = min(len(self._guesses), span, max(0, (budget - span) // (span + 1)))
         if budget < 1:
             return NOTHING
@@ -59,7 +68,7 @@ class LexicalUnitDrafter:
         for node in range(ROOT, count):
             below = node
             for _ in range(min(span, budget - len(tokens))):
-                tokens.append(self._placeholder)
+                tokens.append(self.placeholder)
                 parents.append(below)
                 below = len(tokens) - 1
         scores += [0.0] * (len(tokens) - count)
@@ -73,13 +82,13 @@ class LexicalUnitDrafter:
         while (below := self._placeholder_below(tree, node)) is not None:
             token = target.best(below)
             sure *= math.exp(target.logprob(below, token))
-            if token == self._placeholder or sure < self._confidence:
+            if token == self.placeholder or sure < self.confidence:
                 break
             self._guesses.append((token, sure))
             node = below
 
     def _placeholder_below(self, tree: DraftTree, node: int) -> int | None:
-        return next((n for n in tree.children(node) if tree.tokens[n] == self._placeholder), None)
+        return next((n for n in tree.children(node) if tree.tokens[n] == self.placeholder), None)
 
 
 DRAFTER = LexicalUnitDrafter

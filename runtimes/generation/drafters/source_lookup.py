@@ -39,7 +39,7 @@ class SourceLookupDrafter:
     def begin(self, request: Request) -> None:
         """Index the n-grams of the source that have something behind them."""
         self._source = list(request.source if self._given is None else self._given)
-        self._start, self._at, self._places = len(request.prompt), 0, {}
+        self._start, self._at, self._places = len(request.prompt) - request.begun, 0, {}
         for end in range(1, len(self._source)):
             for size in self._sizes:
                 if size <= end:
