@@ -11,6 +11,7 @@ from sdk.compilers import qnn
 from sdk.compilers.fixed import check_shapes
 from sdk.compilers.onnx_channels import fill_channels
 from sdk.compilers.onnx_classifiers import flatten_classifiers
+from sdk.compilers.onnx_decoder import use_in_place
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.onnx_norms import divide_by_roots
@@ -21,7 +22,7 @@ from sdk.target import Target
 
 
 def compile_program(program: Program, target: Target, folder: Path) -> Build:
-    """Write `model.onnx`."""
+    """Write `model.onnx`, or `decoder.onnx` for a step whose cache is written in place."""
     check_shapes(program.signature, target)
     file = folder / "model.onnx"
     sources = write_onnx(program, file)
@@ -33,5 +34,7 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
         flatten_classifiers(file)
         fold_gates(file, swishes=True)
         fill_channels(file)
+    if target.device == "cpu":
+        file = use_in_place(program, file) or file
     build = Build(file, sources)
     return qnn.finish(build, target) if target.device == "npu" else build

@@ -7,8 +7,8 @@ from sdk.language import Continuation
 from sdk.manifest import Greedy
 from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
+from sdk.runtimes.generation.in_place import decoder
 from sdk.runtimes.generation.loop import Generation
-from sdk.runtimes.generation.sessions import StepSession
 from sdk.runtimes.session import Session
 
 TIE = 1e-3
@@ -22,7 +22,7 @@ def gate_greedy(session: Session, wanted: Continuation, *, strict: bool) -> Gree
     precisions may, since their weights are others.
     """
     settings = GenerationConfig(max_new_tokens=len(wanted.tokens))
-    cached = Cached(StepSession(session))
+    cached = Cached(decoder(session))
     found = [token.id for token in Generation(cached, wanted.prompt, settings)]
     pairs = zip(found, wanted.tokens, strict=True)
     equal = next((i for i, (got, want) in enumerate(pairs) if got != want), len(found))

@@ -43,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
             made[kind] = sdk.compile(
                 folder,
                 task="text-generation",
-                target="onnxruntime",
+                target="openvino",
                 output=root / "m.edge",
                 threads=1,
             )

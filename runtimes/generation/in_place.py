@@ -1,0 +1,165 @@
+"""A decoder whose engine writes the cache in place, as a `DecoderSession`.
+
+Past and present of a layer are one buffer for the whole capacity. The engine puts the rows of the
+tokens that it is fed behind the committed ones and looks at no row beyond them, so committing a
+chain is to count it, and forgetting tokens is to count less. Only the rows of a tree move.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdk.errors import GenerationError
+from sdk.runtimes.binding import bind
+from sdk.runtimes.generation.contracts import ROOT, DecoderSession, Step
+from sdk.runtimes.generation.sessions import CHUNK, KEPT, Sizes, StepSession
+from sdk.runtimes.session import Session
+from sdk.signature import Array
+
+LOW = np.float32(np.finfo(np.float32).min / 2)
+"""Added to a score it leaves nothing of its weight."""
+
+
+def decoder(session: Session) -> DecoderSession:
+    """The cache that fits the session's engine file."""
+    return InPlaceSession(session) if getattr(session, "in_place", False) else StepSession(session)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The arrays of one width, and the engine's call that uses them."""
+
+    call: Callable[[], object]
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    last: NDArray[np.int32]
+    bias: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    steps: NDArray[np.int64]
+
+
+class InPlaceSession:
+    """Keys and values live here, an engine session does the arithmetic. Not thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sizes = sizes = Sizes.of(session.signature)
+        self.capacity, self.vocabulary = sizes.capacity, sizes.vocabulary
+        self.length = 0
+        shape = (2, sizes.layers, 1, sizes.heads, sizes.capacity, sizes.key_width)
+        self._rows: NDArray[np.float32] = np.zeros(shape, np.float32)
+        self._bias = np.zeros(CHUNK * sizes.capacity, np.float32)
+        self._logits = np.zeros((1, sizes.vocabulary), np.float32)
+        self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
+        self._fed = 0
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Feed known tokens in chunks and commit them."""
+        for start in range(0, len(tokens), CHUNK):
+            chunk = tokens[start : start + CHUNK]
+            self._check_room(len(chunk))
+            self._feed(chunk, None, rows=1)
+            self.commit(range(len(chunk)))
+
+    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Step:
+        """Logits after each token; the array is overwritten by the next call."""
+        self._check_room(len(tokens))
+        return Step(self._feed(tokens, parents, rows=len(tokens)).logits)
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Count the rows of these tokens; those of a tree move together first."""
+        count, start = len(path), self.length
+        if not self._fed or (count and max(path) >= self._fed):
+            raise GenerationError("There is no forward pass whose tokens could be committed.")
+        self._fed = 0
+        chosen = list(path)
+        if chosen != list(range(count)):
+            moved = self._rows[..., [start + node for node in chosen], :]
+            self._rows[..., start : start + count, :] = moved
+        self.length += count
+
+    def rollback(self, length: int) -> None:
+        """Forget what lies behind `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise GenerationError(
+                "The cache cannot be rolled back to there.",
+                expected=f"0 to {self.length} tokens",
+                got=length,
+            )
+        self._fed, self.length = 0, length
+
+    def fork(self) -> InPlaceSession:
+        """On the same engine session; the rows are copied."""
+        twin = InPlaceSession(self._session)
+        twin._rows[..., : self.length, :] = self._rows[..., : self.length, :]
+        twin.length = self.length
+        return twin
+
+    def _check_room(self, count: int) -> None:
+        room = self.capacity - self.length
+        if not 0 < count <= room:
+            raise GenerationError(
+                "The context has no room for these tokens.",
+                expected=f"1 to {room} tokens",
+                got=count,
+            )
+
+    def _feed(self, tokens: Sequence[int], parents: Sequence[int] | None, *, rows: int) -> Bound:
+        width, start = len(tokens), self.length
+        bound = self._bound.get((width, rows)) or self._bind(width, rows)
+        bound.tokens[0] = tokens
+        bound.last[0] = start + width - 1
+        if parents is None:
+            np.add(bound.steps, start, out=bound.positions[0])
+            bound.call()
+        else:
+            new = bound.bias[0, 0, :, start : start + width]
+            self._branch(new, bound.positions[0], parents)
+            bound.call()
+            new[:] = 0  # all widths share the memory
+        self._fed = width
+        return bound
+
+    def _branch(
+        self, bias: NDArray[np.float32], positions: NDArray[np.int64], parents: Sequence[int]
+    ) -> None:
+        """Bias and positions of a tree: each token sees its ancestors and itself."""
+        bias[:] = LOW
+        for node, parent in enumerate(parents):
+            if parent != ROOT:
+                bias[node, : parent + 1] = bias[parent, : parent + 1]
+            positions[node] = self.length if parent == ROOT else positions[parent] + 1
+            bias[node, node] = 0
+
+    def _bind(self, width: int, rows: int) -> Bound:
+        capacity, usual = self.capacity, width <= CHUNK
+        if rows > len(self._logits):
+            self._logits = np.zeros((rows, self.vocabulary), np.float32)
+            self._bound.clear()
+        flat = self._bias if usual else np.zeros(width * capacity, np.float32)
+        steps = np.arange(width)
+        lead = {
+            "tokens": np.zeros((1, width), np.int64),
+            "positions": np.zeros((1, width), np.int64),
+            "last": np.zeros(1, np.int32),
+            "bias": flat[: width * capacity].reshape(1, 1, width, capacity),
+        }
+        inputs: dict[str, Array] = {
+            **lead, "rows": steps[:rows], "room": np.array([capacity], np.int32)
+        }  # fmt: skip
+        outputs: dict[str, Array] = {"logits": self._logits[:rows]}
+        for what, layers in zip(("keys", "values"), self._rows, strict=True):
+            for layer, buffer in enumerate(layers):
+                inputs[f"past_{what}_{layer}"] = outputs[f"present_{what}_{layer}"] = buffer
+        call = bind(self._session, inputs, outputs)
+        bound = Bound(call, **lead, logits=outputs["logits"], steps=steps)  # type: ignore[arg-type]
+        if usual:
+            self._bound[width, rows] = bound
+        if len(self._bound) > KEPT:
+            self._bound.popitem(last=False)
+        return bound
