@@ -49,6 +49,19 @@ inline Ints rounded(Floats value) {
 #endif
 }
 
+// The values, which fit, as bytes.
+inline void store_bytes(int8_t *to, Ints value) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtepi32_epi8((__m512i)value));
+#elif defined(__AVX2__)
+    const __m128i halves =
+        _mm_packs_epi32(_mm256_castsi256_si128((__m256i)value), _mm256_extracti128_si256((__m256i)value, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(halves, halves));
+#else
+    for (int i = 0; i < LANES; ++i) to[i] = static_cast<int8_t>(value[i]);
+#endif
+}
+
 struct Int8Block {
     float scale;
     int32_t sum;
@@ -74,8 +87,7 @@ inline Int8Block to_int8(const float *x, int64_t count, int8_t *q) {
     Ints total = {};
     for (int64_t i = 0; i < count; i += LANES) {
         const Ints value = rounded(load(x + i) * inverse);
-        const Bytes bytes = __builtin_convertvector(value, Bytes);
-        std::memcpy(q + i, &bytes, sizeof bytes);
+        store_bytes(q + i, value);
         total += value;
     }
     int32_t sum = 0;
