@@ -296,3 +296,30 @@ class DecoderSession(Protocol):
     def fork(self) -> DecoderSession:
         """A session of its own with the same committed tokens."""
         ...
+
+
+class FeatureSession(DecoderSession, Protocol):
+    """A decoder that goes on from another's hidden states, gives its own, or both."""
+
+    feature_width: int
+    """Of the features that are fed with each token; 0 where there are none."""
+    given_width: int
+    """Of the features that come out."""
+
+    def extend(self, tokens: Sequence[int], *, features: Any = None) -> None:
+        """As above; `features` is [m, F]."""
+        ...
+
+    def forward(
+        self, tokens: Sequence[int], parents: Sequence[int] | None = None, *, features: Any = None
+    ) -> Step:
+        """As above; `features` is [m, F]."""
+        ...
+
+    def features(self, start: int, stop: int) -> Any:
+        """[stop - start, F] of committed tokens."""
+        ...
+
+    def fork(self) -> FeatureSession:
+        """As above."""
+        ...

@@ -13,11 +13,12 @@ from sdk.runtimes.generation.contracts import (
     NOTHING,
     ROOT,
     DraftTree,
+    FeatureSession,
     Logits,
     Request,
 )
 from sdk.runtimes.generation.model_drafter import Growing, ModelDrafter
-from sdk.runtimes.generation.sessions import Features, StepSession
+from sdk.runtimes.generation.sessions import Features, as_feature_session
 from sdk.runtimes.session import Session
 
 
@@ -36,19 +37,20 @@ class FeatureDrafter(ModelDrafter):
 
     def __init__(
         self,
-        head: Session,
+        head: Session | FeatureSession,
         *,
         sampling: str = DETERMINISTIC,
         branching_factor: int = 1,
         tree_depth: int = 4,
         confidence_threshold: float = 0.0,
     ) -> None:
-        session = StepSession(head)
+        self._head = session = as_feature_session(head)
         if not session.feature_width:
             raise InputError(
                 "This is no feature head.",
                 expected="a step that is fed features",
-                got=f"inputs {', '.join(spec.name for spec in head.signature.inputs)}",
+                got="one that is not",
+                fix="compile it with sdk.recipes.drafts.feature_head.compile_head",
             )
         super().__init__(
             session,
@@ -69,20 +71,10 @@ class FeatureDrafter(ModelDrafter):
         if request.features is None:
             raise _without_features("a session without them")
         width = request.features(0, 0).shape[1]
-        if width != self._width:
+        if width != self._head.feature_width:
             raise _without_features(f"{width} wide")
         if request.prompt[0] != self._first:
             self._first, self._true = request.prompt[0], 0
-
-    @property
-    def _width(self) -> int:
-        return self._session.feature_width
-
-    @property
-    def _session(self) -> StepSession:
-        session = self.cached.session
-        assert isinstance(session, StepSession), "made in __init__"
-        return session
 
     def _catch_up(self, context: Sequence[int]) -> Logits:
         """Feed the pairs that the cache lacks, with the target's own features."""
@@ -105,7 +97,7 @@ class FeatureDrafter(ModelDrafter):
         """Each node is fed with what stands in for its parent's feature."""
         self.forward_passes += 1
         fed: Features = np.stack([self._behind[parent] for parent in growing.parents])
-        step = self._session.forward(growing.tokens, growing.parents, features=fed)
+        step = self._head.forward(growing.tokens, growing.parents, features=fed)
         self._behind |= {node: np.array(step.features[node]) for node in level}
         return {node: step.logits[node] for node in level}
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdk.errors import GenerationError
 from sdk.runtimes.binding import bind
-from sdk.runtimes.generation.contracts import ROOT, Step
+from sdk.runtimes.generation.contracts import ROOT, FeatureSession, Step
 from sdk.runtimes.generation.past import Past, bucket
 from sdk.runtimes.session import Session
 from sdk.signature import Array, Dim, Signature, TensorSpec
@@ -75,6 +76,11 @@ def is_decoder(signature: Signature) -> bool:
     wanted = {"positions", "rows", "past_mask", "new_mask", "past_keys_0"}
     fed = inputs & {"tokens", FROM}
     return wanted <= inputs and bool(fed) and {"logits", "keys", "values"} <= outputs
+
+
+def as_feature_session(given: Session | FeatureSession) -> FeatureSession:
+    """An engine session with a cache; anything that has one already as it is."""
+    return cast("FeatureSession", given) if hasattr(given, "commit") else StepSession(given)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)

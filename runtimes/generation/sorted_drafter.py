@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdk.errors import InputError
-from sdk.runtimes.generation.contracts import IID, ROOT, Logits, Step
+from sdk.runtimes.generation.contracts import IID, ROOT, FeatureSession, Logits, Step
 from sdk.runtimes.generation.model_drafter import ModelDrafter
-from sdk.runtimes.generation.sessions import StepSession
+from sdk.runtimes.generation.sessions import as_feature_session
 from sdk.runtimes.generation.transforms import softmax
 from sdk.runtimes.session import Session
 
@@ -32,7 +32,7 @@ class SortedDrafter(ModelDrafter):
 
     def __init__(
         self,
-        segments: Sequence[Session],
+        segments: Sequence[Session | FeatureSession],
         *,
         thresholds: Sequence[float] | None = None,
         sampling: str = IID,
@@ -40,7 +40,7 @@ class SortedDrafter(ModelDrafter):
         tree_depth: int = 4,
         confidence_threshold: float = 0.0,
     ) -> None:
-        self.exits = SortedSession([StepSession(one) for one in segments], thresholds)
+        self.exits = SortedSession([as_feature_session(one) for one in segments], thresholds)
         super().__init__(
             self.exits,
             sampling=sampling,
@@ -54,7 +54,7 @@ class SortedSession:
     """A `DecoderSession` of segments; `used[i]` counts the passes that ended at exit i."""
 
     def __init__(
-        self, segments: Sequence[StepSession], thresholds: Sequence[float] | None = None
+        self, segments: Sequence[FeatureSession], thresholds: Sequence[float] | None = None
     ) -> None:
         _check(segments)
         self._segments = list(segments)
@@ -135,7 +135,7 @@ def _most(logits: Logits) -> float:
     return float(softmax(scores).max())
 
 
-def _check(segments: Sequence[StepSession]) -> None:
+def _check(segments: Sequence[FeatureSession]) -> None:
     """InputError unless each goes on from what the one before gives."""
     given = 0
     for segment in segments:
