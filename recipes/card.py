@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sdk.artifact import Artifact
 from sdk.recipes.base import Recipe
 from sdk.recipes.training.export import Exported
 
@@ -22,6 +23,17 @@ def write_card(
     folder: Path, recipe: Recipe, figures: Mapping[str, Any], exported: Exported
 ) -> None:
     """Write both files into `folder`."""
+    parts = (
+        heading(recipe, exported.best),
+        _students(figures),
+        _builds(figures["builds"], figures["refused"]),
+        _claim(recipe, figures),
+    )
+    write(folder, recipe, figures, parts)
+
+
+def write(folder: Path, recipe: Recipe, figures: Mapping[str, Any], parts: Sequence[str]) -> None:
+    """The card of these parts, with the settings at its end, and the report, into `folder`."""
     environment = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -30,13 +42,7 @@ def write_card(
     }
     report = {"settings": asdict(recipe), "environment": environment, **figures}
     (folder / REPORT).write_text(json.dumps(report, indent=1))
-    parts = (
-        _heading(recipe, exported),
-        _students(figures),
-        _builds(figures["builds"], figures["refused"]),
-        _claim(recipe, figures),
-        _settings(recipe, environment),
-    )
+    parts = (*parts, _settings(recipe, environment))
     (folder / CARD).write_text("\n\n".join(parts) + "\n")
 
 
@@ -46,11 +52,10 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _heading(recipe: Recipe, exported: Exported) -> str:
+def heading(recipe: Recipe, best: Artifact) -> str:
+    """Name, what the recipe does, what was kept."""
     summary = (type(recipe).__doc__ or "").strip().splitlines()[0]
-    return (
-        f"# {exported.best.manifest.name}\n\n{summary}\n\nKept: `{exported.best.manifest.target}`."
-    )
+    return f"# {best.manifest.name}\n\n{summary}\n\nKept: `{best.manifest.target}`."
 
 
 def _students(figures: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ from sdk.recipes.models.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_smal
 from sdk.recipes.objectives.divergence import DIVERGENCES, cross_entropy
 from sdk.recipes.training.evaluate import accuracy, logits
 from sdk.recipes.training.export import Exported, export
-from sdk.recipes.training.loop import Objective, Pairs, Schedule, train
+from sdk.recipes.training.loop import Objective, Pairs, Schedule, augment, train
 from sdk.recipes.workspace import Workspace
 from sdk.signature import Array
 
@@ -364,7 +364,7 @@ class _Run:
             data,
             objective,
             schedule,
-            normalise=self.normalise,
+            inputs=lambda pixels, seed: self.normalise(augment(pixels, schedule, seed)),
             name=name,
             folder=self.space.folder,
             seed=seed,

@@ -44,6 +44,7 @@ EXTRA = {
 # package -> loggers that warn, when it is imported, of what the caller cannot act on
 # what is held at errors -> its loggers
 NOISY = {
+    "accelerate": ("accelerate",),  # weights that are one tensor and are stored once
     "torchao": ("torchao", "torch.utils._pytree"),  # CUDA libraries; its own enums
     "coremltools": ("coremltools",),  # versions of torch and scikit-learn; casts of its own
     "nncf": ("nncf",),  # progress, and advice on the number of samples

@@ -101,7 +101,7 @@ def export(
             max_drop=max_drop,
             processor=processor,
             overwrite=True,
-            progress=_prefixed(engine, progress),
+            progress=prefixed(engine, progress),
         )
         try:
             artifact = build(target=target)
@@ -114,10 +114,11 @@ def export(
         made[str(target)] = artifact
         rows += _rows(artifact.manifest, metric.test_accuracies)
     best = max(made.values(), key=lambda artifact: _eager_speedup(artifact.manifest))
-    return Exported(_copy(best, output, overwrite=overwrite), made, rows, refused)
+    return Exported(copy(best, output, overwrite=overwrite), made, rows, refused)
 
 
-def _prefixed(engine: str, progress: Report) -> Report:
+def prefixed(engine: str, progress: Report) -> Report:
+    """The report with the engine before what is done."""
     return lambda what, done, total: progress(f"{engine}: {what}", done, total)
 
 
@@ -167,7 +168,8 @@ def _eager_speedup(manifest: Manifest) -> float:
     return manifest.eager.p50 / manifest.kept.latency.p50
 
 
-def _copy(artifact: Artifact, output: Path, *, overwrite: bool) -> Artifact:
+def copy(artifact: Artifact, output: Path, *, overwrite: bool) -> Artifact:
+    """The artifact again, at `output` and under its name."""
     with staging(output, overwrite=overwrite) as folder:
         root = folder / "artifact"
         shutil.copytree(artifact.path, root, ignore=shutil.ignore_patterns(MANIFEST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdk.recipes.objectives.divergence import cross_entropy
+from sdk.recipes.training import loop
 from sdk.recipes.training.loop import Pairs, Schedule, StepSampler, augment, train
 
 SCHEDULE = Schedule(steps=12, batch=8, lr=0.05, checkpoint_every=4, ema=0.5)
@@ -47,7 +49,7 @@ def fit(folder: Path, pairs: Pairs, stop_at: int = 0, seed: int = 1) -> dict[str
         pairs,
         cross_entropy,
         SCHEDULE,
-        normalise=normalise,
+        inputs=lambda pixels, seed: normalise(augment(pixels, SCHEDULE, seed)),
         name="stage",
         folder=folder,
         seed=seed,
@@ -94,7 +96,7 @@ def test_training_learns(tmp_path: Path, pairs: Pairs) -> None:
         Pairs(pixels, pairs.targets),
         cross_entropy,
         schedule,
-        normalise=normalise,
+        inputs=lambda pixels, seed: normalise(augment(pixels, schedule, seed)),
         name="easy",
         folder=tmp_path,
         seed=0,
@@ -124,3 +126,56 @@ def test_crops_are_windows_of_the_padded_picture_mirrored_or_not() -> None:
         assert plain or flipped
         mirrored += flipped
     assert 3 < mirrored < 17
+
+
+def test_a_flat_schedule_falls_over_its_last_share_alone() -> None:
+    schedule = replace(SCHEDULE, steps=100, warmup=0.1, shape="flat", decay=0.5)
+    factors = [schedule.factor(step, 0.0) for step in range(100)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert set(factors[10:55]) == {1.0}
+    assert factors[55:] == pytest.approx([(100 - step) / 45 for step in range(55, 100)])
+
+
+def test_a_time_limit_moves_the_learning_rate_and_ends_the_stage() -> None:
+    schedule = replace(SCHEDULE, steps=1000, warmup=0.001, minutes=2.0, shape="flat", decay=0.5)
+    assert schedule.factor(50, 30.0) == 1.0
+    assert schedule.factor(50, 90.0) == pytest.approx(0.5)
+    assert schedule.factor(50, 119.9) == pytest.approx(0.0, abs=2e-3)
+    assert [schedule.over(seconds) for seconds in (119.9, 120.0)] == [False, True]
+    assert not replace(schedule, minutes=0.0).over(1e9)
+
+
+def test_a_stage_ends_at_its_time_and_counts_that_of_earlier_runs(
+    tmp_path: Path, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock["now"])
+    schedule = replace(SCHEDULE, steps=1000, minutes=1.0, checkpoint_every=2, optimizer="adamw")
+
+    def fit_timed(stop_at: int) -> None:
+        def progress(what: str, done: int, _total: int) -> None:
+            clock["now"] += 7.0
+            if what.startswith("stage: loss") and done == stop_at:
+                raise HaltError
+
+        train(
+            small_model(),
+            pairs,
+            cross_entropy,
+            schedule,
+            inputs=lambda pixels, seed: normalise(augment(pixels, schedule, seed)),
+            evaluate=lambda model: {"weights": model[0].weight.sum().item()},
+            name="stage",
+            folder=tmp_path,
+            seed=0,
+            progress=progress,
+        )
+
+    with pytest.raises(HaltError):
+        fit_timed(stop_at=5)
+    clock["now"] = 1000.0  # time that passes between two runs is no time of training
+    fit_timed(stop_at=0)
+    lines = [json.loads(line) for line in (tmp_path / "stage.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    assert [line["seconds"] for line in lines] == [14.0, 28.0, 42.0, 56.0, 63.0]
+    assert all("weights" in line for line in lines)
