@@ -70,7 +70,8 @@ const linear_fdb_code &code() {
         case Isa::amx:
         case Isa::avx512:
             if (__builtin_cpu_supports("avx512vbmi")) return linear_fdb_avx512;
-            return linear_fdb_portable;
+            return linear_fdb_avx2;
+        case Isa::avx2: return linear_fdb_avx2;
 #endif
         default: return linear_fdb_portable;
     }

@@ -69,6 +69,7 @@ const linear_nbits_code &code() {
 #if defined(__x86_64__)
         case Isa::amx:
         case Isa::avx512: return linear_nbits_avx512;
+        case Isa::avx2: return linear_nbits_avx2;
 #endif
         default: return linear_nbits_portable;
     }
