@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from sdk.runtimes.generation.drafters import NAMES, named
 from sdk.runtimes.generation.drafters.fused import FusedDrafter
 from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
 from sdk.runtimes.generation.drafters.retrieval import RetrievalDrafter
+from sdk.runtimes.generation.drafters.source_lookup import SourceLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import SEARCHES, TrigramDrafter
 from sdk.runtimes.generation.loop import Generation
 from sdk.runtimes.generation.model_drafter import ModelDrafter
@@ -93,6 +95,28 @@ def test_prompt_lookup_forgets_the_last_request() -> None:
     assert drafter.propose([1, 2, 3, 4, 1], 9).tokens == (2, 3)
     drafter.begin(request())
     assert drafter.propose([9, 8, 7, 1], 9).tokens == ()
+
+
+# Source lookup
+
+
+def test_a_source_is_copied_from_its_beginning_and_behind_what_was_copied() -> None:
+    source = [3, 4, 5, 6, 3, 4, 7, 8, 3, 4, 9]
+    drafter = SourceLookupDrafter()
+    drafter.begin(replace(request([1, 1]), source=source))
+    assert drafter.propose([1, 1], 3).tokens == (3, 4, 5)
+    assert drafter.propose([1, 1, 3, 4], 2).tokens == (5, 6)  # the first place of the pair
+    assert drafter.propose([1, 1, 3, 4, 7], 2).tokens == (8, 3)
+    assert drafter.propose([1, 1, 3, 4, 7, 8, 3, 4], 2).tokens == (
+        9,
+    )  # the next one, not the first
+    assert drafter.propose([1, 1, 12], 2).tokens == ()
+    assert drafter.propose([1, 1, 12, 5], 1).tokens == (6,)
+    drafter.begin(request([3, 4]))  # another request, without a source: its prompt is none
+    assert drafter.propose([3, 4, 3, 4], 3).tokens == ()
+    own = SourceLookupDrafter(source, num_draft_tokens=2)
+    own.begin(request([1]))
+    assert own.propose([1], 9).tokens == (3, 4)
 
 
 # Trigrams
@@ -360,6 +384,7 @@ def drafters(model: Model, folder: Path) -> dict[str, Drafter]:
         "trigram, mcts": TrigramDrafter(table, search="monte_carlo"),
         "retrieval": RetrievalDrafter(store),
         "fused": FusedDrafter(draft, RetrievalDrafter(store), PromptLookupDrafter()),
+        "source_lookup": SourceLookupDrafter(corpus[0]),
     }
 
 

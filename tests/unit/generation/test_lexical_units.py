@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toys import Model, ToySession, whole
+from enumeration import Replay, law
+from test_generation_loop import PROMPT as LAW_PROMPT, sequence_law
+from toys import Model, ToySession, markov, whole
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.budget import Fixed
@@ -144,3 +146,25 @@ def test_unusable_placeholders() -> None:
         )
     with pytest.raises(InputError, match="span"):
         LexicalUnitDrafter(PAD, span=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"eos": (1,), "min_new_tokens": 2}])
+def test_the_law_of_the_output_is_the_targets(settings: dict[str, object]) -> None:
+    """Placeholders too, where the model gives them a chance: they are tokens like any other."""
+    target = markov(3, 1)
+    config = GenerationConfig(max_new_tokens=3, temperature=1.0, **settings)  # type: ignore[arg-type]
+
+    def output(chance: Replay) -> tuple[int, ...]:
+        generation = Generation(
+            Cached(ToySession(target, 3)),
+            LAW_PROMPT,
+            config,
+            drafter=LexicalUnitDrafter(0),
+            budget=Fixed(8),
+            chance=chance,
+        )
+        return tuple(token.id for token in generation)
+
+    want, got = sequence_law(target, config), law(output)
+    assert set(got) == set(want)
+    assert max(abs(got[key] - want[key]) for key in want) < 1e-12
