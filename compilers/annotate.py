@@ -87,6 +87,7 @@ MOVES = {
     aten.max_pool2d.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
     aten.permute.default, aten.transpose.int, aten.dropout.default,
 }  # fmt: skip
+SUMS = {aten.mean.dim, aten.sum.dim_IntList}
 # A pair of their own behind them, where their input has one: what follows then shares it, instead
 # of quantizing the same float value once for each reader and pooling it in float.
 MAPS = {
@@ -131,7 +132,7 @@ class IntegerKernels(Quantizer):  # type: ignore[misc]  # torchao has no type in
         if layer in self.keep_float:
             return
         last = fused_clip(node)
-        output = None if is_result(last) else self.activation
+        output = None if is_result(last) or _is_summed(last) else self.activation
         own = output if last is node else None
         mark(node, QuantizationAnnotation(input_qspec_map=inputs, output_qspec=own))
         if last is not node:
@@ -208,6 +209,19 @@ def fused_clip(node: Node) -> Node:
 def _is_table(argument: Any) -> bool:
     """A constant of several values: one scale for all would round the small ones to zero."""
     return is_weight(argument) and argument.meta["val"].numel() > 1
+
+
+def _is_summed(node: Node) -> bool:
+    """Whether a mean or sum over part of a sequence reads it: engines run that in float.
+
+    OpenVINO 2026.4 would take the integers, and get a wrong mean over the middle one of three axes.
+    """
+    if node.meta["val"].dim() != 3:
+        return False
+    return any(
+        user.target in SUMS or (user.target is aten.slice.Tensor and _is_summed(user))
+        for user in node.users
+    )
 
 
 def is_result(node: Node) -> bool:

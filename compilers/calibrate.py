@@ -20,6 +20,7 @@ with quiet("torchao"):
     from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, ObserverBase
 
 Step = Callable[[str, int, int], None]
+MASKED = 1e9  # what stands for minus infinity is further out; activations are not
 
 
 def calibrate(
@@ -51,6 +52,19 @@ def observer_nodes(graph: GraphModule) -> Iterator[Node]:
             graph.get_submodule(str(node.target)), ObserverBase
         ):
             yield node
+
+
+def leave_masks(graph: GraphModule) -> None:
+    """Take observers off values that stand for infinity, as in the masks of attention.
+
+    One step of a grid that reaches there is larger than any score.
+    """
+    for node in list(observer_nodes(graph)):
+        observer = graph.get_submodule(str(node.target))
+        if max(observer.max_val.max(), -observer.min_val.min()) > MASKED:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _watched(node: Node) -> str:

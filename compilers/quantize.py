@@ -16,8 +16,9 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from sdk.compilers.annotate import ACTIVATION, SYMMETRIC, IntegerKernels
 from sdk.compilers.annotate_all import EveryOperator, spread
-from sdk.compilers.calibrate import Step as Step, calibrate
+from sdk.compilers.calibrate import Step as Step, calibrate, leave_masks
 from sdk.compilers.integer_biases import round_biases
+from sdk.compilers.paddings import number_paddings
 from sdk.compilers.program import Feed, Program
 from sdk.compilers.reexport import reexport
 from sdk.errors import InputError, QuantizationError
@@ -85,6 +86,8 @@ def observed(
         grid = SYMMETRIC if symmetric else ACTIVATION[precision]
         graph = _prepared(program, keep_float, grid, everywhere)
     calibrate(graph, program, feeds, f"{precision} {everywhere} {symmetric}", step)
+    if not everywhere:  # where everything is quantized there is no float to leave them in
+        leave_masks(graph)
     return graph
 
 
@@ -95,7 +98,7 @@ def _prepared(
     if everywhere:
         prepared = prepare_pt2e(spread(program.exported), EveryOperator(keep_float, activation))
     else:
-        graph = program.exported.module(check_guards=False)
+        graph = number_paddings(program.exported.module(check_guards=False))
         prepared = prepare_pt2e(graph, IntegerKernels(keep_float, activation))
     return prepared
 

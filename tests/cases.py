@@ -118,6 +118,19 @@ class Attention(nn.Module):
         return x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
 
 
+class Masked(nn.Module):
+    """Attention with an added mask, whose hidden places stand for minus infinity, and its mean."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        bias = torch.where(mask[:, None] > 0, 0.0, torch.finfo(x.dtype).min)
+        weights = (self.q(x) @ self.k(x).transpose(1, 2) / 4 + bias).softmax(-1)
+        return (x + weights @ self.v(x)).mean(1)
+
+
 class Recurrent(nn.Module):
     """An LSTM or GRU and its last state through a linear layer."""
 
@@ -213,6 +226,11 @@ def _two(g: Generator, _: int) -> tuple[Tensor, Tensor]:
     return torch.randn(3, 4, generator=g), torch.randn(3, 6, generator=g)
 
 
+def _masked(g: Generator, _: int) -> dict[str, Tensor]:
+    mask = (torch.arange(6) < torch.tensor([[6], [4]])).long()
+    return {"x": torch.randn(2, 6, 16, generator=g), "mask": mask}
+
+
 def _gap(g: Generator, _: int) -> dict[str, Tensor]:
     return {"x": torch.randn(3, 4, generator=g), "bias": torch.randn(4, generator=g)}
 
@@ -236,6 +254,10 @@ CASES = (
     Case("upsample", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2,
          mode="bilinear"), nn.Conv2d(4, 2, 1)), image(3, 8)),
     Case("attention", Attention, sequence(16), {"x": {1: LENGTH}}),
+    Case("masked", Masked, _masked),
+    Case("worded_padding", lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same"), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 4, 3, padding="valid")), image(3, 8)),
     Case("lstm", lambda: Recurrent(nn.LSTM), clip(7, 6)),
     Case("gru", lambda: Recurrent(nn.GRU), clip(7, 6)),
     Case("tied_weights", Tied, _ids, {"ids": {1: LENGTH}}),
@@ -248,6 +270,7 @@ CASES = (
 
 CASE_NAMES = (
     "mlp", "conv_bn_relu", "mobile_block", "channels_last", "residual", "conv_transpose",
-    "group_norm", "conv1d", "upsample", "attention", "lstm", "gru", "tied_weights", "several",
+    "group_norm", "conv1d", "upsample", "attention", "masked", "worded_padding",
+    "lstm", "gru", "tied_weights", "several",
     "named_inputs", "echo", "scalar", "buffers",
 )  # fmt: skip
