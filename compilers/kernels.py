@@ -19,6 +19,7 @@ from sdk.errors import InputError
 from sdk.kernels.interface import DTYPES, LETTERS
 from sdk.kernels.library import Library, found_library
 from sdk.kernels.needs import NATIVE, PORTABLE
+from sdk.kernels.openvino import found_extension
 from sdk.kernels.spec import KernelSpec, described
 from sdk.manifest import KernelUse
 from sdk.target import Target
@@ -104,6 +105,8 @@ def binding_of(target: Target, policy: str = AUTO) -> Binding:
     check_policy(policy)
     if policy == DECOMPOSED or target.device != "cpu":
         return NOTHING
+    if policy == PORTABLE and target.engine not in INLINES:
+        return NOTHING
     found = BINDINGS.get(target.engine, lambda: None)()
     if found is None:
         return NOTHING
@@ -116,7 +119,15 @@ def _onnxruntime() -> Library | None:
     return found_library()[0]
 
 
-BINDINGS: dict[str, Callable[[], Library | None]] = {"onnxruntime": _onnxruntime}
+def _openvino() -> Library | None:
+    return found_extension()[0]
+
+
+BINDINGS: dict[str, Callable[[], Library | None]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+INLINES = ("onnxruntime",)  # engines that run a node's body where they have not its kernel
 
 
 def _plan(program: Program, binding: Binding) -> Plan:

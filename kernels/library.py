@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import EngineError, InputError, KernelMissingError
-from sdk.kernels.building import FIX, HERE, LIBRARY, ONLY, built, is_built, missing_tools
+from sdk.kernels.building import HERE, LIBRARY, ONLY, built, is_built
+from sdk.kernels.cmake import FIX, missing_tools
 from sdk.kernels.interface import (
     ABI_VERSION,
     DTYPES,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
+from sdk.kernels.openvino import extension
+from sdk.manifest import KernelUse
 from sdk.runtimes.session import (
     EngineProfile,
     OperatorTime,
@@ -69,18 +71,32 @@ def probe() -> Availability:
 
 
 def open_session(
-    file: Path, signature: Signature, target: Target, *, threads: int
+    file: Path,
+    signature: Signature,
+    target: Target,
+    *,
+    threads: int,
+    kernels: Sequence[KernelUse] = (),
 ) -> OpenVinoSession:
     """Load `file` for `target` with `threads` inference threads."""
-    return OpenVinoSession(file, signature, target, threads)
+    return OpenVinoSession(file, signature, target, threads, kernels)
 
 
 class OpenVinoSession:
     """A compiled model and a pool of infer requests: one per call that is under way."""
 
-    def __init__(self, file: Path, signature: Signature, target: Target, threads: int) -> None:
+    def __init__(
+        self,
+        file: Path,
+        signature: Signature,
+        target: Target,
+        threads: int,
+        kernels: Sequence[KernelUse] = (),
+    ) -> None:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
+        self._kernels = extension() if kernels else None
+        self._kernel_of: dict[str, str] = {}
         self._compiled = self._compile()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._infer: Callable[[Any, Mapping[str, Array]], None] = _infer  # profile() wraps it
@@ -197,7 +213,10 @@ class OpenVinoSession:
         if self._target.device == "npu":
             del config["INFERENCE_PRECISION_HINT"]  # it has half precision and integers, no choice
         with mapped_errors():
+            if self._kernels is not None:
+                core.add_extension(str(self._kernels[1]))
             model = core.read_model(self._file)
+            self._note_kernels(model)
             return core.compile_model(model, DEVICES[self._target.device], config | properties)
 
     def _check_names(self) -> None:
@@ -210,8 +229,14 @@ class OpenVinoSession:
             outputs,
         )
 
-    @staticmethod
-    def _graph(compiled: Any) -> dict[str, dict[str, Any]]:
+    def _note_kernels(self, model: Any) -> None:
+        """OpenVINO calls the operators of an extension all alike: `Reference`."""
+        if self._kernels is not None:
+            have = self._kernels[0].kernels
+            kinds = {op.get_friendly_name(): op.get_type_name() for op in model.get_ops()}
+            self._kernel_of = {name: kind for name, kind in kinds.items() if kind in have}
+
+    def _graph(self, compiled: Any) -> dict[str, dict[str, Any]]:
         """Name -> facts of each operator of the optimised graph that does work."""
         graph = {}
         for node in compiled.get_runtime_model().get_ordered_ops():
@@ -221,6 +246,9 @@ class OpenVinoSession:
             nodes = tuple(filter(None, info.get("originalLayersNames", "").split(",")))
             name = node.get_friendly_name()
             kernel = info.get("primitiveType", "")
+            if self._kernels is not None and name in self._kernel_of:
+                info["layerType"] = info["kernel"] = self._kernel_of[name]
+                kernel = f"edge::{self._kernel_of[name]} ({self._kernels[0].isa})"
             graph[name] = {**info, "name": name, "primitiveType": kernel, "nodes": nodes}
         return graph
 
@@ -270,7 +298,8 @@ def _operators(
         mean = max(0.0, (sums[0] - sums[1]) / runs)
         nodes = graph[info.node_name]["nodes"]
         durations, starts = (mean,) * runs, (start,) * runs
-        rows.append(OperatorTime(info.node_name, info.node_type, device, durations, starts, nodes))
+        kind = graph[info.node_name].get("kernel", info.node_type)
+        rows.append(OperatorTime(info.node_name, kind, device, durations, starts, nodes))
         start += mean
     return tuple(rows)
 

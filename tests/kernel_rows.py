@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sdk.kernels import registry
-from sdk.kernels.building import built, missing_tools
+from sdk.kernels.building import built
+from sdk.kernels.cmake import missing_tools
 from sdk.kernels.library import Library
 from sdk.kernels.spec import Case, KernelSpec
 from sdk.parity import Tolerance, compare

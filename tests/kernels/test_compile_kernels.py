@@ -16,8 +16,8 @@ from torch import nn
 
 import sdk
 from sdk.artifact import Artifact
-from sdk.kernels import library
-from sdk.kernels.building import missing_tools
+from sdk.kernels import library, openvino
+from sdk.kernels.cmake import missing_tools
 from sdk.kernels.registry import spec_of
 from sdk.manifest import KernelUse
 
@@ -91,6 +91,19 @@ def test_onnxruntime_keeps_the_node_and_names_it(tmp_path: Path) -> None:
     assert sum("scale_add" in row.name for row in rows) == 3
 
 
+@pytest.mark.usefixtures("_native")
+def test_openvino_keeps_the_node_and_names_it(tmp_path: Path) -> None:
+    artifact, want = compiled(tmp_path, "openvino")
+    assert artifact.manifest.kernels == (KernelUse("edge::scale_add", 1, "native"),)
+    np.testing.assert_allclose(answer(artifact), want, rtol=1e-5, atol=1e-6)
+    placed = json.loads((artifact.path / "placement.json").read_text())
+    named = [p for p in placed if p["kernel"] == f"edge::scale_add ({library.library().isa})"]
+    assert [p["kind"] for p in named] == ["scale_add"] * 3
+    with sdk.load(artifact.path, threads=1) as model:
+        kinds = [row.kind for row in sdk.profile(model, runs=3).operators]
+    assert kinds.count("scale_add") == 3
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch", "coreml"])
 def test_decomposed_on_every_engine(tmp_path: Path, engine: str) -> None:
     artifact, want = compiled(tmp_path, engine, kernels="decomposed")
@@ -123,6 +136,7 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine where no library can be loaded, built or found."""
     library._library.cache_clear()
     monkeypatch.setattr(library, "missing_tools", lambda: ("CMake",))
+    monkeypatch.setattr(openvino, "missing_tools", lambda: ("CMake",))
 
 
 @pytest.mark.usefixtures("_native")

@@ -5,64 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
+from kernel_models import ELEMENT, is_constant, model_of
 from kernel_rows import ROWS, Row, differences, native, native_with, truth
 
 from sdk.kernels.interface import DTYPES, LETTERS
 from sdk.kernels.spec import Case, KernelSpec
-
-ELEMENT = {
-    torch.float32: onnx.TensorProto.FLOAT,
-    torch.float16: onnx.TensorProto.FLOAT16,
-    torch.bfloat16: onnx.TensorProto.BFLOAT16,
-    torch.int8: onnx.TensorProto.INT8,
-    torch.uint8: onnx.TensorProto.UINT8,
-    torch.int32: onnx.TensorProto.INT32,
-    torch.int64: onnx.TensorProto.INT64,
-    torch.bool: onnx.TensorProto.BOOL,
-    torch.float64: onnx.TensorProto.DOUBLE,
-    torch.float64: onnx.TensorProto.DOUBLE,
-}
-
-
-def model_of(spec: KernelSpec, case: Case, outputs: list[torch.Tensor]) -> bytes:
-    """A model of one node; sizes are open. Tensors at odd places are constants of the model."""
-    helper, values, constants = onnx.helper, [], []
-    for i, tensor in enumerate(case.tensors):
-        if tensor is not None and is_constant(i, tensor):
-            constants.append(_constant(f"x{i}", tensor))
-        elif tensor is not None:
-            shape = [f"x{i}_{axis}" for axis in range(tensor.ndim)]
-            values.append(helper.make_tensor_value_info(f"x{i}", ELEMENT[tensor.dtype], shape))
-    given = {p.name: v for p, v in zip(spec.attributes, spec.bound(case.attributes), strict=True)}
-    kinds = {"int": int, "bool": int, "float": float}
-    node = helper.make_node(
-        spec.short,
-        ["" if t is None else f"x{i}" for i, t in enumerate(case.tensors)],
-        [f"y{i}" for i in range(spec.outputs)],
-        domain="edge",
-        **{p.name: kinds[p.kind](given[p.name]) for p in spec.attributes},
-    )
-    results = [
-        helper.make_tensor_value_info(f"y{i}", ELEMENT[o.dtype], None)
-        for i, o in enumerate(outputs)
-    ]
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("edge", spec.version)]
-    graph = helper.make_graph([node], "kernel", values, results, constants)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return bytes(model.SerializeToString())
-
-
-def is_constant(place: int, tensor: torch.Tensor) -> bool:
-    return place % 2 == 1 and tensor.numel() > 0
-
-
-def _constant(name: str, tensor: torch.Tensor) -> onnx.TensorProto:
-    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return onnx.helper.make_tensor(name, ELEMENT[tensor.dtype], tensor.shape, raw, raw=True)
 
 
 def options(threads: int) -> onnxruntime.SessionOptions:
