@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from sdk.errors import ArtifactError, CorruptArtifactError, InputError
 from sdk.runtimes.generation.budget import Fixed
 from sdk.runtimes.generation.cached import Cached
 from sdk.runtimes.generation.config import GenerationConfig
-from sdk.runtimes.generation.contracts import ROOT, Drafter, DraftTree, Outcome, Request
+from sdk.runtimes.generation.contracts import (
+    ROOT,
+    Drafter,
+    DraftTree,
+    Outcome,
+    Request,
+    Verdict,
+)
 from sdk.runtimes.generation.datastore import Datastore, suffix_array
 from sdk.runtimes.generation.drafters import NAMES, named
 from sdk.runtimes.generation.drafters.fused import FusedDrafter
@@ -345,6 +353,25 @@ def test_fusion_prunes_by_the_models_first_step() -> None:
     second = DraftTree((1, 2, 3, 1), (ROOT, ROOT, 1, 0), scores=(0.9, 0.9, 0.9, 0.9))
     fused = FusedDrafter(Says(first), Says(second), prune_top=2)
     assert paths(fused.propose([0], 9)) == {(0,), (1,), (1, 1)}
+
+
+def test_pruned_branches_that_turn_out_right_come_back() -> None:
+    q = np.array([0.5, 0.4, 0.1, 0.0])
+    first = DraftTree((0,), (ROOT,), probs=(q, None), scores=(0.5,))
+    second = DraftTree((2, 3), (ROOT, 0), scores=(0.9, 0.9))
+    fused = FusedDrafter(Says(first), Says(second), prune_top=2)
+    rows: Any = None
+    for _ in range(4):
+        assert paths(fused.propose([0], 9)) == {(0,)}
+        fused.observe(Outcome(first, Verdict((), 1, 1, bonus=False), (1,), rows))
+    for _ in range(4):
+        fused.propose([0], 9)
+        fused.observe(Outcome(first, Verdict((), 2, 1, bonus=False), (2,), rows))
+    assert paths(fused.propose([0], 2)) == {(2,), (2, 3)}
+    for _ in range(80):
+        fused.propose([0], 9)
+        fused.observe(Outcome(first, Verdict((0,), 1, 1, bonus=True), (0, 1), rows))
+    assert paths(fused.propose([0], 9)) == {(0,)}
 
 
 def test_fused_drafts_are_taken_at_least_as_often_as_their_parts() -> None:
