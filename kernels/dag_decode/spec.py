@@ -106,7 +106,7 @@ def dag_decode(
         path, score = _step_by_step(edges, weighted, lengths)
     inside = path >= 0
     return (
-        _first(path, inside),
+        _first(path, inside, size),
         inside.sum(1),
         torch.where(lengths > 1, score, _start(weighted, lengths)),
     )
@@ -122,10 +122,10 @@ def _start(weighted: Tensor, lengths: Tensor) -> Tensor:
     return torch.where(lengths > 0, weighted[:, 0], 0.0)
 
 
-def _first(path: Tensor, inside: Tensor) -> Tensor:
-    """The vertices of each row in order, then -1."""
-    place = torch.where(inside, inside.long().cumsum(1) - 1, path.shape[1])
-    room = torch.full((path.shape[0], path.shape[1] + 1), -1, device=path.device)
+def _first(path: Tensor, inside: Tensor, size: int) -> Tensor:
+    """The vertices of each row in order, then -1 up to `size`."""
+    place = torch.where(inside, inside.long().cumsum(1) - 1, size)
+    room = torch.full((path.shape[0], size + 1), -1, device=path.device)
     return room.scatter(1, place, path)[:, :-1]
 
 
@@ -162,12 +162,12 @@ def _best_path(
     between = (places > 0) & (places < last[:, None])
     inner = torch.where(between[:, :, None] & between[:, None, :], edges, -torch.inf)
     to_last = torch.where(between, edges[rows, :, last], -torch.inf)
-    most = (lengths * longest).floor().long().clamp(min=1)
+    most = (lengths.double() * longest).floor().long().clamp(min=1)
     state = torch.where(between, (edges[:, 0] + weighted[:, :1]) + weighted, -torch.inf)
     direct = weighted[:, 0] + edges[rows, 0, last]
     best, score = torch.full_like(direct, -torch.inf), direct
     steps, origins, ends = torch.zeros_like(lengths), [], []
-    for t in range(1, size - 1):
+    for t in range(1, min(size - 1, max(int(size * longest), 1) + 1)):
         ending = state + to_last
         found = ending.amax(1)
         better = (found / t**power > best) & (t <= most)

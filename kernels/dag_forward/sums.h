@@ -26,6 +26,16 @@ inline Floats unless_infinite(Floats x) {
     return size == -NONE ? Floats{} : x;
 }
 
+// The same, in a register: the compiler would load it again for each use.
+inline Floats held(Floats v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
+}
+
 // The natural logarithm of sums of exponentials: minus infinity for 0, NaN and infinity as they are, and else for
 // normal numbers within 2e-7. Mantissa in [sqrt(1/2), sqrt(2)) and the polynomial of Cephes' logf.
 inline Floats logarithm(Floats x) {
@@ -199,7 +209,7 @@ class PathSums {
         const int64_t tokens = std::min<int64_t>(TOKENS, t_.m - i);
         for (int64_t r = 0; r < TOKENS; ++r) weights[r] = result.posterior + (i + std::min(r, tokens - 1)) * result.size;
         for (int64_t u = 0; u < count; ++u) {
-            const Floats a = load(rows + u * stride), b = load(rows + u * stride + LANES);
+            const Floats a = held(load(rows + u * stride)), b = held(load(rows + u * stride + LANES));
             for (int r = 0; r < TOKENS; ++r) {
                 const float weight = weights[r][used[u]];
                 sums[r][0] += weight * a, sums[r][1] += weight * b;

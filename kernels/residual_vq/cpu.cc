@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t GRAIN = 16;   // rows that are worth a thread
 constexpr int64_t CHUNK = 256;  // rows that are worth turning a codebook around again
+constexpr int64_t APART = 16;   // more than a row, so that rows of 4 KiB do not fall on the same lines of a cache
 
 edge_residual_vq_function function() {
 #if defined(__x86_64__)
@@ -85,9 +86,10 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const
             try {
                 for (int64_t row = begin; row < end; row += CHUNK) {
                     const int64_t count = std::min(CHUNK, end - row);
-                    float *residual = memory.get<float>(count * width);
-                    for (int64_t i = 0; i < count; ++i) copy_row(x, row + i, residual + i * width);
-                    function()(&books, count, residual, codes + row * books.books, total + row * width);
+                    const int64_t stride = width + APART;
+                    float *residual = memory.get<float>(count * stride);
+                    for (int64_t i = 0; i < count; ++i) copy_row(x, row + i, residual + i * stride);
+                    function()(&books, count, residual, stride, codes + row * books.books, total + row * width);
                 }
             } catch (const std::bad_alloc &) {
                 failed = true;

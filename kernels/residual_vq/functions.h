@@ -6,8 +6,10 @@
 
 namespace edge {
 
-void residual_vq_avx2(const edge_codebooks *, int64_t rows, float *residual, int64_t *codes, float *total);
-void residual_vq_avx512(const edge_codebooks *, int64_t rows, float *residual, int64_t *codes, float *total);
+void residual_vq_avx2(const edge_codebooks *, int64_t rows, float *residual, int64_t stride, int64_t *codes,
+                     float *total);
+void residual_vq_avx512(const edge_codebooks *, int64_t rows, float *residual, int64_t stride, int64_t *codes,
+                       float *total);
 
 }  // namespace edge
 

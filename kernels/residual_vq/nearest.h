@@ -15,8 +15,18 @@ namespace {
 
 constexpr int64_t BLOCK = 2 * LANES;           // vectors of the codebook that are compared side by side
 constexpr int ROWS = LANES >= 16 ? 8 : 4;      // with so many rows at once
-constexpr int64_t FEW = 12;                    // rows for which turning the codebook around does not pay
+constexpr int64_t FEW = 3;                     // rows for which turning the codebook around does not pay
 constexpr float NONE = -std::numeric_limits<float>::infinity();
+
+// The same, in a register: the compiler would load it again for each use.
+inline Floats held(Floats v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
+}
 
 // One step of turning LANES vectors of LANES numbers around: exchange by S between the halves of a pair.
 template <int S, int... I>
@@ -40,7 +50,8 @@ class Stage {
           width_(books.width) {}
 
     // The code of the nearest vector, for each of `rows` rows.
-    void nearest(const float *residual, int64_t rows, int64_t *found, int64_t step) {
+    void nearest(const float *residual, int64_t row_stride, int64_t rows, int64_t *found, int64_t step) {
+        row_stride_ = row_stride;
         if (rows < FEW) return by_row(residual, rows, found, step);
         static thread_local Scratch panels, places, values;
         panel_ = panels.get<float>(width_ * BLOCK);
@@ -50,9 +61,7 @@ class Stage {
         std::fill(place_, place_ + rows * LANES, std::numeric_limits<int32_t>::max());
         for (int64_t code = 0; code < codes_; code += BLOCK) {
             load_panel(code);
-            int64_t row = 0;
-            for (; row + ROWS <= rows; row += ROWS) compare<ROWS>(residual + row * width_, row, code);
-            for (; row < rows; ++row) compare<1>(residual + row * width_, row, code);
+            compare_all<ROWS>(residual, 0, rows, code);
         }
         for (int64_t row = 0; row < rows; ++row) found[row * step] = first_best(best_ + row * LANES, place_ + row * LANES);
     }
@@ -90,14 +99,20 @@ class Stage {
         return v;
     }
 
+    template <int R>
+    void compare_all(const float *residual, int64_t row, int64_t rows, int64_t code) {
+        for (; row + R <= rows; row += R) compare<R>(residual + row * row_stride_, row, code);
+        if constexpr (R > 1) compare_all<R / 2>(residual, row, rows, code);
+    }
+
     // r . c - |c|^2 / 2 of R rows with the panel, against the best so far of each lane; the first of equals stays.
     template <int R>
     void compare(const float *rows, int64_t row, int64_t code) {
         Floats dots[R][2] = {};
         for (int64_t d = 0; d < width_; ++d) {
-            const Floats a = load(panel_ + d * BLOCK), b = load(panel_ + d * BLOCK + LANES);
+            const Floats a = held(load(panel_ + d * BLOCK)), b = held(load(panel_ + d * BLOCK + LANES));
             for (int r = 0; r < R; ++r) {
-                const float value = rows[r * width_ + d];
+                const float value = rows[r * row_stride_ + d];
                 dots[r][0] += value * a, dots[r][1] += value * b;
             }
         }
@@ -130,7 +145,7 @@ class Stage {
         for (int64_t row = 0; row < rows; ++row) {
             float best = NONE;
             int64_t place = 0;
-            for (int64_t code = 0; code < codes_; code += 4) score_four(residual + row * width_, code, best, place);
+            for (int64_t code = 0; code < codes_; code += 4) score_four(residual + row * row_stride_, code, best, place);
             found[row * step] = place;
         }
     }
@@ -155,21 +170,22 @@ class Stage {
     }
 
     const float *vectors_;
-    int64_t stride_, codes_, width_;
+    int64_t stride_, codes_, width_, row_stride_ = 0;
     Floats halves_[2] = {};
     float *panel_ = nullptr, *best_ = nullptr;
     int32_t *place_ = nullptr;
 };
 
-inline void quantize(const edge_codebooks *books, int64_t rows, float *residual, int64_t *codes, float *total) {
+inline void quantize(const edge_codebooks *books, int64_t rows, float *residual, int64_t stride, int64_t *codes,
+                     float *total) {
     const int64_t width = books->width;
     std::fill(total, total + rows * width, 0.0f);
     for (int64_t book = 0; book < books->books; ++book) {
-        Stage(*books, book).nearest(residual, rows, codes + book, books->books);
+        Stage(*books, book).nearest(residual, stride, rows, codes + book, books->books);
         for (int64_t row = 0; row < rows; ++row) {
             const float *chosen =
                 books->data + book * books->book_stride + codes[row * books->books + book] * books->code_stride;
-            float *left = residual + row * width, *sum = total + row * width;
+            float *left = residual + row * stride, *sum = total + row * width;
             for (int64_t d = 0; d < width; ++d) left[d] -= chosen[d], sum[d] += chosen[d];
         }
     }

@@ -15,10 +15,10 @@ typedef struct edge_codebooks {
     int64_t book_stride, code_stride;
 } edge_codebooks;
 
-/* `residual` [rows, width] comes in as the vectors and leaves as what is left of them. `codes` [rows, books] and
- * `total` [rows, width] are filled. All are dense. */
+/* `residual` [rows, width], rows `stride` apart, comes in as the vectors and leaves as what is left of them. `codes`
+ * [rows, books] and `total` [rows, width] are filled; both are dense. */
 typedef void (*edge_residual_vq_function)(const edge_codebooks *codebooks, int64_t rows, float *residual,
-                                          int64_t *codes, float *total);
+                                          int64_t stride, int64_t *codes, float *total);
 
 extern const edge_kernel edge_kernel_residual_vq;
 
