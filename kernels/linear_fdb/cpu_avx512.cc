@@ -17,7 +17,8 @@ using I = __m512i;
 constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT;
 constexpr int64_t TABLE = 256;  // of a unit: lower and upper parts for bits 0-3 of each byte, then for bits 4-7
 constexpr int64_t STEP = 128;   // bytes of a unit of a tile
-constexpr int64_t AHEAD = 1024;  // how far ahead planes are fetched, in bytes
+// How far ahead planes are fetched: bytes of a tile into the nearest cache, tiles into the next one.
+constexpr int64_t AHEAD = 1024, NEXT = 8;
 
 float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q).scale; }
 
@@ -48,6 +49,7 @@ inline void add_products(I &sum, I a, I b) { __asm__("vpdpbusd %2, %1, %0" : "+v
 template <int R, int V>
 [[gnu::always_inline]] inline void masked_sums(const uint8_t *const (&from)[V], const uint8_t *tables, int64_t stride,
                                                int64_t units, I (&sums)[R][V]) {
+    const int64_t next = NEXT * STEP * (stride / TABLE);
     const I four = _mm512_set1_epi8(15), which = _mm512_set1_epi32(0x30201000);
     const I one = _mm512_set1_epi8(1), high = _mm512_set1_epi8(-128);
     for (int r = 0; r < R; ++r)
@@ -57,6 +59,7 @@ template <int R, int V>
         for (int v = 0; v < V; ++v) {
             bits[v] = _mm512_loadu_si512(from[v] + u * STEP);
             _mm_prefetch(from[v] + u * STEP + AHEAD, _MM_HINT_T0);
+            _mm_prefetch(from[v] + u * STEP + next, _MM_HINT_T1);
         }
         for (int part = 0; part < 2; ++part) {
             I index[V];  // (bits & 15) | which

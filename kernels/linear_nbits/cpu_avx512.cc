@@ -11,7 +11,8 @@ namespace edge {
 namespace {
 
 using I = __m512i;
-// How far ahead weights are fetched, in bytes: without it the caches deliver only while nothing is computed.
+// How far ahead a tile's weights are fetched into the nearest cache, in bytes; the tiles after these come into the next
+// one meanwhile. Without it memory delivers only while nothing is computed.
 constexpr int64_t AHEAD = 2048;
 
 // Where the weights, scales and zeros of one tile begin, and its part of the work: C tiles side by side, R rows.
@@ -128,7 +129,7 @@ template <int BITS, int R, int C>
 void multiply(const Tiles &at) {
     const linear_nbits_call *call = at.call;
     const int64_t depth = call->depth, block = call->block, groups = depth / call->group, ratio = call->group / block;
-    const int64_t units = block / (4 * Unit<BITS>::QUADS);
+    const int64_t units = block / (4 * Unit<BITS>::QUADS), next = C * 2 * BITS * depth;
     const int32_t *a = call->quads + at.row * (depth / 4);
     const float *steps = call->steps + at.row * (depth / block);
     const int32_t *sums = call->sums + at.row * (depth / block);
@@ -149,8 +150,10 @@ void multiply(const Tiles &at) {
                 Unit<BITS> unit[C];
                 for (int c = 0; c < C; ++c) {
                     unit[c].load(weight[c] + offset);
-                    for (int line = 0; line < Unit<BITS>::BYTES; line += 64)
-                        _mm_prefetch(weight[c] + offset + AHEAD + line, _MM_HINT_T0);
+                    for (int line = 0; line < Unit<BITS>::BYTES; line += 64) {
+                        _mm_prefetch(weight[c] + offset + line + AHEAD, _MM_HINT_T0);
+                        _mm_prefetch(weight[c] + offset + line + next, _MM_HINT_T1);
+                    }
                 }
                 quads_from<BITS, R, C, 0>(unit, a, sum);
                 offset += Unit<BITS>::BYTES;
