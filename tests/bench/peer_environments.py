@@ -13,13 +13,20 @@ DRIVERS = Path(__file__).with_name("peers")
 # The engines are those of this environment, so that compilers are compared and not engines.
 ENGINES = tuple(f"{name}=={version(name)}" for name in ("onnxruntime", "onnx", "numpy"))
 OPENVINO = f"openvino=={version('openvino')}"
+TORCH = f"torch=={version('torch').partition('+')[0]}"
 REQUIREMENTS = {
     "olive": ("olive-ai==0.13.0", "requests"),
     "optimum": (
         "optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "huggingface_hub<1", "datasets",
     ),
     "nncf": ("nncf==3.4.0", OPENVINO),
+    "openvino_genai": (
+        TORCH, "openvino-genai==2026.4.1", "optimum-intel==2.2.0", "transformers==5.5.4",
+        "nncf==3.4.0", OPENVINO,
+    ),
+    "onnxruntime_genai": ("onnxruntime-genai==0.18.0", "transformers==5.24.0", "onnx-ir==1.1.0"),
 }  # fmt: skip
+UNWANTED = ("torchvision",)
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OLIVE_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -65,13 +72,15 @@ def environment(folder: Path, name: str) -> Path:
     python = folder / name / "bin" / "python"
     marker = folder / name / "installed.txt"
     # torch first: its CPU build must not be replaced by one that pulls CUDA.
-    steps = ([f"torch=={version('torch').partition('+')[0]}"], [*REQUIREMENTS[name], *ENGINES])
+    steps = ([TORCH], [*REQUIREMENTS[name], *ENGINES])
     wanted = "\n".join(step for part in steps for step in part)
     if not (marker.is_file() and marker.read_text() == wanted):
         print(f"installing {name} into {python.parents[1]}", file=sys.stderr)
         _call([sys.executable, "-m", "venv", "--clear", str(folder / name)])
         for step in steps:
             _call([str(python), "-m", "pip", "install", "--quiet", *step])
+        for package in UNWANTED:  # one that was built for another torch breaks transformers
+            _call([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", package])
         marker.write_text(wanted)
     return python
 
