@@ -156,11 +156,21 @@ class Step(Named):
         """The tensors in the order of `input_names`."""
         tokens, positions, rows, past_mask, new_mask, *flat = tensors
         past = list(zip(flat[::2], flat[1::2], strict=True))
-        run = Pass(positions, past_mask, new_mask, past)
+        run = self._pass(positions, past_mask, new_mask, past)
         logits, features = self._run(tokens, rows, run)
         keys, values = (torch.stack(part) for part in zip(*run.made, strict=True))
         found = {"logits": logits, "keys": keys, "values": values}
         return found | ({"features": features[0].squeeze(0)} if features else {})
+
+    def _pass(
+        self,
+        positions: Tensor,
+        past_mask: Tensor,
+        new_mask: Tensor,
+        past: Sequence[tuple[Tensor, Tensor]],
+    ) -> Pass:
+        """What the model attends by."""
+        return Pass(positions, past_mask, new_mask, past)
 
     def _tapped(self) -> Module:
         """The part of the model whose output the features are."""
@@ -192,7 +202,7 @@ class Step(Named):
         """The model's layers, seen in a pass over two tokens without a past."""
         rows = torch.zeros(1, dtype=torch.long)
         mask = torch.ones(2, 2, dtype=torch.bool).tril()
-        run = Pass(torch.arange(2)[None], mask[:, :0], mask, [])
+        run = self._pass(torch.arange(2)[None], mask[:, :0], mask, [])
         try:
             with torch.no_grad():
                 self._run(self._nothing(), rows, run)

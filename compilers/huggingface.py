@@ -21,6 +21,7 @@ from sdk.compilers.dims import Dynamic
 from sdk.compilers.huggingface_files import FAILURES, PURPOSE, load_folder, model_class
 from sdk.compilers.huggingface_inputs import propose
 from sdk.compilers.huggingface_processor import processor_of
+from sdk.compilers.kernel_attention import ENGINE
 from sdk.errors import InputError
 from sdk.extras import quiet, require
 from sdk.language import Language
@@ -61,17 +62,18 @@ def resolve(
     task: str | None = None,
     features: bool = False,
     layers: tuple[int, int] | None = None,
+    attention: str = ENGINE,
 ) -> Resolved:
     """`model` as a module with inputs, if it is one of Hugging Face's; else all as it was.
 
     task: one of transformers' pipelines, such as `text-classification`; by default the class that
         the configuration names in `architectures`, else the bare encoder or decoder. For
         `text-generation` it is made a step over a cache.
-    features, layers: of such a step; see `sdk.compile`.
+    features, layers, attention: of such a step; see `sdk.compile`.
 
     Raises InputError for folders that cannot be loaded safely and as a whole.
     """
-    _check_options(model, task, features or layers is not None)
+    _check_options(model, task, features or layers is not None or attention != ENGINE)
     if not is_huggingface(model):
         if task is not None:
             raise InputError("task is only for Hugging Face folders and configurations.", got=task)
@@ -82,7 +84,8 @@ def resolve(
         loaded, notes = _load(model, task)
     if task == GENERATION:
         _check_none(inputs, dynamic)
-        return _generative(loaded, folder, notes, features=features, layers=layers)
+        options = {"features": features, "layers": layers, "attention": attention}
+        return _generative(loaded, folder, notes, **options)
     network = Flat(loaded)
     if inputs is None:
         inputs, proposed = propose(loaded, folder)
@@ -100,7 +103,8 @@ def _check_options(model: Any, task: str | None, given: bool) -> None:
     """InputError where options of a language model were given to something else."""
     if given and not (task == GENERATION and is_huggingface(model)):
         raise InputError(
-            "features and layers are those of language models.", fix=f"pass task={GENERATION!r}"
+            "features, layers and attention are those of language models.",
+            fix=f"pass task={GENERATION!r}",
         )
 
 

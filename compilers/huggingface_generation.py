@@ -19,7 +19,8 @@ from sdk.compilers.causal_lm import FROM, LEAD, Step, unfit
 from sdk.compilers.dims import Proposed
 from sdk.compilers.huggingface_files import FAILURES, PURPOSE, read_json
 from sdk.compilers.huggingface_inputs import longest, ordinary
-from sdk.compilers.segments import Layers, Segment, check_parts
+from sdk.compilers.kernel_attention import ENGINE, steps
+from sdk.compilers.segments import Layers, check_parts
 from sdk.errors import InputError
 from sdk.extras import quiet, require
 from sdk.language import LANGUAGE, TEMPLATE, TOKENIZER, Continuation, Language
@@ -59,17 +60,19 @@ def generative(
     *,
     features: bool = False,
     layers: Layers | None = None,
+    attention: str = ENGINE,
 ) -> Generative:
-    """`model`, or some of its layers, as a step; `sdk.compile` says what `features` are.
+    """`model`, or some of its layers, as a step; `sdk.compile` says what the options are.
 
     InputError where it cannot be one, or its step computes something else.
     """
+    whole, segment = steps(attention)
     if layers is None:
-        step = Step(model, features=features)
+        step = whole(model, features=features)
     elif features:
         raise InputError("Some layers give their features anyway.", got="features and layers")
     else:
-        step = Segment(model, layers)
+        step = segment(model, layers)
         if layers[0]:
             return _continued(step, model, layers)
         model = step.model

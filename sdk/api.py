@@ -32,6 +32,7 @@ def compile(
     task: str | None = None,
     features: bool = False,
     layers: tuple[int, int] | None = None,
+    attention: str = "engine",
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
     calibration: Iterable[Any] = (),
     check: Iterable[Any] = (),
@@ -70,6 +71,8 @@ def compile(
     layers: only these decoder layers of a language model, from the first to before the second, with
         its norm and output layer behind them. A `SortedDrafter` takes them one after the other;
         those that do not begin at 0 go on from the features of the ones before.
+    attention: what a language model attends by: the `engine`'s own operators, or the `kernel`
+        `edge::tree_attention`, which reads a long cache faster where the target has it.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
     calibration: batches of real inputs; needed for int8, a16w8 and fp8.
     check: further batches to check on; by default the first calibration batches.
@@ -110,6 +113,7 @@ def compile(
             task=task,
             features=features,
             layers=layers,
+            attention=attention,
             calibration=calibration,
             check=check,
             metric=metric,

@@ -49,6 +49,7 @@ class Settings:
     task: str | None = None
     features: bool = False
     layers: tuple[int, int] | None = None
+    attention: str = "engine"
     calibration: Iterable[Any] = ()
     check: Iterable[Any] = ()
     metric: Metric | None = None

@@ -63,7 +63,11 @@ def prepared(
     from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
-    options = {"features": settings.features, "layers": settings.layers}
+    options = {
+        "features": settings.features,
+        "layers": settings.layers,
+        "attention": settings.attention,
+    }
     found = resolve(model, inputs, dynamic, task=settings.task, **options)
     model, inputs, dynamic = found.model, found.inputs, found.dynamic
     settings = replace(
