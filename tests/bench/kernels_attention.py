@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from sdk.compilers.causal_lm import Pass
 from sdk.extras import quiet
 from sdk.kernels.library import library
+from sdk.kernels.openvino import extension
 from sdk.kernels.registry import spec_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -317,7 +318,7 @@ def openvino_call(model: openvino.Model, tensors: list[Tensor], threads: int, co
     }  # fmt: skip
     request = core.compile_model(model, "CPU", config).create_infer_request()
     for i, tensor in enumerate(tensors):
-        request.set_input_tensor(i, openvino.Tensor(tensor.numpy(), shared_memory=True))
+        request.set_input_tensor(i, _openvino_tensor(tensor))
 
     def call(_alive: object = tensors) -> None:
         request.infer()
@@ -325,15 +326,28 @@ def openvino_call(model: openvino.Model, tensors: list[Tensor], threads: int, co
     return call
 
 
-def openvino_calls(problem: Problem, dtype: torch.dtype, threads: int) -> dict[str, Call]:
+def _openvino_tensor(tensor: Tensor) -> openvino.Tensor:
+    """On the same memory; NumPy has no bfloat16."""
+    if tensor.dtype != torch.bfloat16:
+        return openvino.Tensor(tensor.numpy(), shared_memory=True)
+    words = tensor.view(torch.int16).numpy()
+    return openvino.Tensor(words, list(tensor.shape), openvino.Type.bf16)
+
+
+def openvino_core() -> Any:
+    """With the kernels."""
     core = openvino.Core()
+    core.add_extension(str(extension()[1]))
+    return core
+
+
+def openvino_calls(problem: Problem, dtype: torch.dtype, threads: int) -> dict[str, Call]:
+    core = openvino_core()
     tensors, attributes = problem.ours(dtype)
-    spec, native = spec_of("tree_attention"), library()
-    pool = native.pool(threads).__enter__()
-    ours = native.prepare(spec.short, tensors, spec.bound(attributes), pool=pool)
+    ours = core.read_model(kernel_model(tensors, attributes, dtype))
     model, feed = exported_model(problem)
     return {
-        "ours": ours,
+        "ours": openvino_call(ours, tensors, threads, core),
         "exported": openvino_call(core.read_model(model), list(feed.values()), threads, core),
         "ScaledDotProductAttention": openvino_call(*attention_model(problem), threads, core),
     }

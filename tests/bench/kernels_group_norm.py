@@ -28,12 +28,10 @@ from kernels_attention import (
     medians,
     onnx_of,
     openvino_call,
+    openvino_core,
     session_of,
 )
 from torch import Tensor, nn
-
-from sdk.kernels.library import library
-from sdk.kernels.registry import spec_of
 
 SHAPES = (
     (1, 64, 32, 32), (2, 1280, 16, 16), (2, 640, 32, 32), (2, 320, 64, 64), (1, 128, 256, 256),
@@ -113,17 +111,15 @@ def onnxruntime_calls(tensors: list[Tensor], threads: int) -> dict[str, Call]:
 
 
 def openvino_calls(tensors: list[Tensor], threads: int) -> dict[str, Call]:
-    core, ops = openvino.Core(), openvino.opset13
+    core, ops = openvino_core(), openvino.opset13
     exported = onnx_of(module_of(tensors[0].shape[1]), {"x": tensors[0]})
     x = ops.parameter(list(tensors[0].shape), openvino.Type.f32)
     scale, shift = (ops.constant(t.numpy()) for t in tensors[1:])
     norm = ops.swish(ops.group_normalization(x, scale, shift, GROUPS, 1e-5))
     own = openvino.Model([norm.output(0)], [x])
-    spec, native = spec_of("group_norm_silu"), library()
-    pool = native.pool(threads).__enter__()
-    values = spec.bound({"groups": GROUPS, "eps": 1e-5, "silu": True})
+    ours = core.read_model(node_model(kernel_nodes(), tensors, "edge"))
     return {
-        "ours": native.prepare(spec.short, tensors, values, pool=pool),
+        "ours": openvino_call(ours, tensors[:1], threads, core),
         "exported": openvino_call(core.read_model(exported), tensors[:1], threads, core),
         "GroupNormalization": openvino_call(own, tensors[:1], threads, core),
     }
