@@ -36,4 +36,4 @@ def lower(program: Program, target: Target, folder: Path) -> Build:
     module = importlib.import_module(f"sdk.compilers.{target.engine}")
     planned = plan(program, target)
     build = cast("Build", module.compile_program(planned.program, target, folder))
-    return replace(build, kernels=planned.uses) if planned.uses else build
+    return replace(build, kernels=(*build.kernels, *planned.uses)) if planned.uses else build

@@ -25,7 +25,7 @@ from sdk.manifest import KernelUse
 from sdk.target import Target
 
 AUTO, DECOMPOSED = "auto", "decomposed"
-POLICIES = (AUTO, PORTABLE, DECOMPOSED)
+POLICIES = (AUTO, NATIVE, PORTABLE, DECOMPOSED)
 LETTER = dict(zip(DTYPES, LETTERS, strict=True))
 
 

@@ -14,10 +14,12 @@ from sdk.compilers.onnx_classifiers import flatten_classifiers
 from sdk.compilers.onnx_decoder import use_in_place
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
+from sdk.compilers.onnx_linear import use_kernel
 from sdk.compilers.onnx_norms import divide_by_roots
 from sdk.compilers.program import Build, Program
 from sdk.compilers.weight_only_contrib import use_contrib
 from sdk.compilers.weight_only_graph import stored_bits
+from sdk.kernels.needs import NATIVE
 from sdk.target import Target
 
 
@@ -36,5 +38,6 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
         fill_channels(file)
     if target.device == "cpu":
         file = use_in_place(program, file) or file
-    build = Build(file, sources)
+    native = program.kernel_policy == NATIVE and target.device == "cpu" and bits
+    build = Build(file, sources, kernels=use_kernel(file) if native else ())
     return qnn.finish(build, target) if target.device == "npu" else build

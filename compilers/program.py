@@ -34,7 +34,8 @@ class Program:
     kernels: tuple[str, ...] = ()
     """Plugin kernels whose nodes stay nodes of the engine's file; see `kernels.py`."""
     kernel_policy: str = "auto"
-    """`auto`, `portable` (each with its body, for engines without it) or `decomposed`."""
+    """`auto`, `native` (also in place of the engine's own operators, where a kernel is faster),
+    `portable` (each with its body, for engines without it) or `decomposed`."""
     float_layers: tuple[str, ...] = ()
     """Layers that quantization left in float."""
     base: Program | None = None

@@ -61,7 +61,10 @@ Fallback = Annotated[
 ]
 Kernels = Annotated[
     str,
-    Option(help="Plugin kernels: auto, portable (with a body for engines without it), decomposed."),
+    Option(
+        help="Plugin kernels: auto, native (also for the engine's own layers, where measured to be"
+        " faster), portable (with a body for engines without it), decomposed."
+    ),
 ]
 Waive = Annotated[
     list[str] | None,
