@@ -12,6 +12,7 @@ import torch
 
 from sdk.compilers.capture import Named
 from sdk.compilers.dims import Dynamic
+from sdk.errors import EngineError
 from sdk.runtimes.session import EngineProfile, Placement, Session, closed, fill
 from sdk.signature import Array, Signature, TensorSpec
 
@@ -55,13 +56,13 @@ class LiveSession:
 
     def profile(
         self,
-        feed: Mapping[str, Array],
+        feed: Mapping[str, Array],  # noqa: ARG002  the protocol's
         *,
-        runs: int,
-        through: Callable[[Session], Any] | None = None,
+        runs: int,  # noqa: ARG002
+        through: Callable[[Session], Any] | None = None,  # noqa: ARG002
     ) -> EngineProfile:
         """PyTorch's own profiler does that better."""
-        raise NotImplementedError
+        raise EngineError("A live session is not profiled.", fix="profile the compiled artifact")
 
     def close(self) -> None:
         """It runs no more."""

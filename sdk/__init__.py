@@ -53,10 +53,46 @@ if TYPE_CHECKING:  # `x as x` is how a type checker knows that x is public
         ImageProcessor as ImageProcessor,
         Processor as Processor,
     )
+    from sdk.runtimes.generation.datastore import (
+        Datastore as Datastore,
+    )
+    from sdk.runtimes.generation.drafters.fused import (
+        FusedDrafter as FusedDrafter,
+    )
+    from sdk.runtimes.generation.drafters.lexical_unit import (
+        LexicalUnitDrafter as LexicalUnitDrafter,
+    )
+    from sdk.runtimes.generation.drafters.prompt_lookup import (
+        PromptLookupDrafter as PromptLookupDrafter,
+    )
+    from sdk.runtimes.generation.drafters.retrieval import (
+        RetrievalDrafter as RetrievalDrafter,
+    )
+    from sdk.runtimes.generation.drafters.source_lookup import (
+        SourceLookupDrafter as SourceLookupDrafter,
+    )
+    from sdk.runtimes.generation.drafters.trigram import (
+        TrigramDrafter as TrigramDrafter,
+    )
+    from sdk.runtimes.generation.feature_drafter import (
+        FeatureDrafter as FeatureDrafter,
+    )
     from sdk.runtimes.generation.grammars import (
         JsonSchema as JsonSchema,
         Lark as Lark,
         Regex as Regex,
+    )
+    from sdk.runtimes.generation.model_drafter import (
+        ModelDrafter as ModelDrafter,
+    )
+    from sdk.runtimes.generation.momentum import (
+        Momentum as Momentum,
+    )
+    from sdk.runtimes.generation.sorted_drafter import (
+        SortedDrafter as SortedDrafter,
+    )
+    from sdk.runtimes.generation.trigram_table import (
+        TrigramTable as TrigramTable,
     )
     from sdk.signature import (
         Dim as Dim,
@@ -93,7 +129,19 @@ _HOME = {
     "sdk.model": ("Model",),
     "sdk.placement": ("FallbackWarning",),
     "sdk.processor": ("Classification", "ImageProcessor", "Processor"),
+    "sdk.runtimes.generation.datastore": ("Datastore",),
+    "sdk.runtimes.generation.drafters.fused": ("FusedDrafter",),
+    "sdk.runtimes.generation.drafters.lexical_unit": ("LexicalUnitDrafter",),
+    "sdk.runtimes.generation.drafters.prompt_lookup": ("PromptLookupDrafter",),
+    "sdk.runtimes.generation.drafters.retrieval": ("RetrievalDrafter",),
+    "sdk.runtimes.generation.drafters.source_lookup": ("SourceLookupDrafter",),
+    "sdk.runtimes.generation.drafters.trigram": ("TrigramDrafter",),
+    "sdk.runtimes.generation.feature_drafter": ("FeatureDrafter",),
     "sdk.runtimes.generation.grammars": ("JsonSchema", "Lark", "Regex"),
+    "sdk.runtimes.generation.model_drafter": ("ModelDrafter",),
+    "sdk.runtimes.generation.momentum": ("Momentum",),
+    "sdk.runtimes.generation.sorted_drafter": ("SortedDrafter",),
+    "sdk.runtimes.generation.trigram_table": ("TrigramTable",),
     "sdk.signature": ("Dim", "Signature", "TensorSpec"),
     "sdk.target": ("Availability", "DeviceSupport", "Target"),
 }

@@ -203,10 +203,14 @@ class LanguageModel:
             return given
         if given not in self._drafters:
             self._check_vocabulary(given)
-            session = given.cached.session.fork()
-            session.rollback(0)
-            self._drafters = {given: ModelDrafter(session)}
+            self._drafters = {given: given.as_drafter()}
         return self._drafters[given]
+
+    def as_drafter(self, **options: Any) -> ModelDrafter:
+        """A drafter with a cache of its own."""
+        session = self.cached.session.fork()
+        session.rollback(0)
+        return ModelDrafter(session, **options)
 
     def fork(self) -> LanguageModel:
         """The same model with a cache of its own, which begins as a copy of this one."""

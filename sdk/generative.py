@@ -21,8 +21,9 @@ from sdk.generating import (
     Stream,
     split,
 )
-from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
+from sdk.runtimes.generation.contracts import IID, BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.grammars import Grammar
+from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.planning import PlanningConfig
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Session
@@ -191,6 +192,28 @@ class Generative:
         InputError where the artifact has no chat template.
         """
         return Conversation(self.language.fork(), messages, drafter=drafter)
+
+    def as_drafter(
+        self,
+        *,
+        sampling: str = IID,
+        branching_factor: int = 1,
+        tree_depth: int = 4,
+        confidence_threshold: float = 0.0,
+    ) -> ModelDrafter:
+        """This model as a drafter for others of its tokenizer, in more ways than a plain chain.
+
+        sampling: how guesses are drawn where the request samples: `iid`, `without_replacement`,
+            `greedy` or `deterministic`.
+        branching_factor, tree_depth: of a tree; 1 is a chain, as deep as the budget.
+        confidence_threshold: ends a chain before a guess of which it is less sure.
+        """
+        return self.language.as_drafter(
+            sampling=sampling,
+            branching_factor=branching_factor,
+            tree_depth=tree_depth,
+            confidence_threshold=confidence_threshold,
+        )
 
     @cached_property
     def language(self) -> LanguageModel:

@@ -17,6 +17,7 @@ from sdk.generating import LanguageModel
 from sdk.model import Model
 from sdk.runtimes.generation.budget import Heuristic
 from sdk.runtimes.generation.datastore import Datastore
+from sdk.runtimes.generation.drafters.lexical_unit import LexicalUnitDrafter
 from sdk.runtimes.generation.trigram_table import TrigramTable
 
 PROMPT = "The fox jumps, the dog sleeps. The fox"
@@ -173,6 +174,39 @@ def test_logits_that_are_not_numbers(llama: Model) -> None:
         llama.generate(PROMPT, max_new_tokens=8)
     llama.language.cached.rollback(0)
     assert llama.generate(PROMPT, max_new_tokens=8).tokens == plain.tokens
+
+
+def test_a_plan_finds_what_a_reward_likes(llama: Model) -> None:
+    plain = llama.generate(PROMPT, max_new_tokens=12).text
+    letter = next(c for c in "abcdefghijklmnop" if c not in plain)
+    plans = [
+        llama.plan(
+            PROMPT, lambda text: float(letter in text), rollouts=25, max_new_tokens=12,
+            drafter=drafter,
+        )
+        for drafter in (None, "prompt_lookup")
+    ]  # fmt: skip
+    assert plans[0].outputs == plans[1].outputs
+    assert plans[0].outputs[0][1] >= plans[0].outputs[-1][1]
+    texts = [text for text, _ in plans[0].outputs]
+    assert plain in texts
+    assert len(set(texts)) > 3
+    with pytest.raises(InputError, match="greedily"):
+        llama.plan(PROMPT, len, temperature=1.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="out of range"):
+        llama.plan(PROMPT, len, width=0)  # type: ignore[arg-type]
+
+
+def test_what_is_not_verified_says_so(llama: Model) -> None:
+    plain = llama.generate(PROMPT, max_new_tokens=20)
+    safe = llama.generate(PROMPT, max_new_tokens=20, drafter=LexicalUnitDrafter(9))
+    assert (safe.lossless, safe.tokens) == (True, plain.tokens)
+    units = LexicalUnitDrafter(9, confidence=0.0, lossless=False)
+    lossy = llama.generate(PROMPT, max_new_tokens=20, drafter=units)
+    assert not lossy.lossless
+    assert lossy.stats.target_forward_passes < 20
+    never = LexicalUnitDrafter(9, confidence=1.0, lossless=False)
+    assert llama.generate(PROMPT, max_new_tokens=20, drafter=never).tokens == plain.tokens
 
 
 def test_damaged_stores_are_refused(tmp_path: Path) -> None:
