@@ -50,7 +50,7 @@ lint: $(INSTALLED)
 # folders to sub-packages that the editable install makes.
 $(TYPED): $(INSTALLED) FORCE
 	@rm -rf $@
-	@$(PIP) --no-deps --no-build-isolation --no-compile --target $@ .
+	@$(PIP) --no-deps --no-build-isolation --no-compile -C wheel.cmake=false --target $@ .
 
 types: $(TYPED)
 	@echo 'check: types (mypy --strict)'

@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 def missing_tools() -> tuple[str, ...]:
     """What a build needs and this machine has not."""
-    tools = {"CMake": _tool("cmake"), "a C++ compiler": compiler()}
+    tools = {"CMake": _tool("cmake"), "C++ compiler": compiler()}
     return tuple(name for name, found in tools.items() if found is None)
 
 

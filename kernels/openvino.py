@@ -6,14 +6,14 @@ headers. So the extension is built when it is first needed, and kept for that re
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from sdk.errors import EdgeError, KernelMissingError
-from sdk.extras import require
 from sdk.kernels.building import HERE
-from sdk.kernels.cmake import compiler_version, digest, made, missing_tools
+from sdk.kernels.cmake import cache_folder, compiler_version, digest, made, missing_tools
 from sdk.kernels.library import Library, library
 
 SOURCE = HERE / "bindings" / "openvino"
@@ -37,6 +37,11 @@ def found_extension() -> tuple[Library | None, str]:
         return None, f"{error.what} {error.got or ''}".strip()
 
 
+def is_extension_built(kernels: Path) -> bool:
+    """Whether `extension()` would find one for the library `kernels` and take no build."""
+    return not missing_tools() and (cache_folder() / _recipe(kernels)[1] / EXTENSION).is_file()
+
+
 @cache
 def _extension(kernels: Path) -> Path:
     if missing := missing_tools():
@@ -45,16 +50,27 @@ def _extension(kernels: Path) -> Path:
             got=f"no {' and no '.join(missing)}",
             fix="install a C++ compiler and CMake (pip install cmake ninja), or use 'onnxruntime'",
         )
-    release = version("openvino")
-    engine = Path(require("openvino", purpose="The engine 'openvino'").__file__).parent
-    settings = [f"-DOpenVINO_DIR={engine / 'cmake'}", f"-DEDGE_LIBRARY={kernels}"]
-    sources = [file.read_text() for file in (*sorted(SOURCE.iterdir()), HERE / "native" / "edge.h")]
-    key = f"openvino-{release}-{digest([compiler_version(), release, *settings, *sources])}"
+    settings, key = _recipe(kernels)
     try:
         return made(SOURCE, settings, key, EXTENSION, None)
     except EdgeError as error:
         raise KernelMissingError(
-            f"The kernels' extension does not build for OpenVINO {release}.",
+            f"The kernels' extension does not build for OpenVINO {version('openvino')}.",
             got=error.got,
             fix=error.fix,
         ) from error
+
+
+def _recipe(kernels: Path) -> tuple[list[str], str]:
+    """CMake's settings, and the name in the cache of what they make."""
+    release = version("openvino")
+    found = importlib.util.find_spec("openvino")
+    assert found is not None
+    assert found.origin is not None
+    settings = [
+        f"-DOpenVINO_DIR={Path(found.origin).parent / 'cmake'}",
+        f"-DEDGE_LIBRARY={kernels}",
+    ]
+    files = (SOURCE / "CMakeLists.txt", SOURCE / "openvino.cc", HERE / "native" / "edge.h")
+    parts = [compiler_version(), release, *settings, *(file.read_text() for file in files)]
+    return settings, f"openvino-{release}-{digest(parts)}"

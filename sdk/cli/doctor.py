@@ -10,6 +10,7 @@ import sdk
 from sdk.cli.output import Answer, table
 from sdk.environment import describe
 from sdk.extras import EXTRA, installed
+from sdk.kernels.status import KernelStatus, status
 from sdk.target import Availability
 
 
@@ -27,26 +28,50 @@ def doctor() -> Answer:
     """
     engines = sdk.engines()
     machine = describe()
+    kernels = status()
     missing = _missing_packages()
     return Answer(
-        document={"engines": engines, "machine": machine, "missing_packages": missing},
-        view=lambda: _view(engines, machine, missing),
+        document={
+            "engines": engines,
+            "machine": machine,
+            "kernels": kernels,
+            "missing_packages": missing,
+        },
+        view=lambda: _view(engines, machine, kernels, missing),
         ok=any(engine.run for engine in engines.values()),
     )
 
 
 def _view(
-    engines: dict[str, Availability], machine: dict[str, str], missing: dict[str, str]
+    engines: dict[str, Availability],
+    machine: dict[str, str],
+    kernels: KernelStatus,
+    missing: dict[str, str],
 ) -> Iterator[RenderableType]:
     columns = ("engine", "device", "version", "compile", "run", "checked on", "precisions",
                "missing", "fix")  # fmt: skip
     rows = [row for name, found in engines.items() for row in _rows(name, found)]
     yield table("Engines", columns, rows)
     yield table("Machine", ("", ""), machine.items())
+    yield table("Plugin kernels", ("", ""), _kernels(kernels))
     if missing:
         yield table("Optional packages that are not installed", ("package", "fix"), missing.items())
     usable = [name for name, found in engines.items() if found.run]
     yield f"Usable here: {', '.join(usable)}." if usable else "No engine can run here."
+
+
+def _kernels(found: KernelStatus) -> Iterator[tuple[str, str]]:
+    """Where they are native, or that models get ordinary operators in their place, and why."""
+    if found.library is None:
+        yield "library", f"none: {found.reason}"
+        if found.fix is not None:
+            yield "fix", found.fix
+        return
+    yield "library", found.library
+    yield "instructions", str(found.instructions)
+    for engine, state in found.engines.items():
+        yield f"for {engine}", state
+    yield "kernels", " ".join(f"{n} {version}" for n, version in found.kernels.items())
 
 
 def _rows(name: str, found: Availability) -> Iterator[tuple[str, ...]]:

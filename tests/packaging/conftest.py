@@ -38,15 +38,25 @@ class Environment:
         return self.run("python", "-c", code).stdout.strip()
 
 
-def pip(python: str | Path, *arguments: str | Path) -> None:
+def pip(python: str | Path, *arguments: str | Path, **environment: str) -> None:
     command = [str(python), "-m", "pip", *map(str, arguments), "--quiet"]
-    subprocess.run(command, check=True, timeout=600)
+    subprocess.run(command, check=True, timeout=1200, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="session")
+def pure_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As it is made where the compiler does not work."""
+    folder = tmp_path_factory.mktemp("pure")
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", folder)
+    pip(sys.executable, "wheel", *options, ROOT, CXX="/bin/false", CC="/bin/false")
     (file,) = folder.glob("*.whl")
     return file
 

@@ -9,9 +9,11 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from conftest import Environment
+from conftest import Environment, pip
 
 import sdk
+from sdk.kernels.cmake import missing_tools
+from sdk.kernels.registry import spec_of
 
 pytestmark = pytest.mark.packaging
 
@@ -62,6 +64,65 @@ def test_load_and_predict(device: Environment) -> None:
     assert device.python(PREDICT) == "True"
     got, want = (np.load(device.folder / name) for name in ("got.npy", "want.npy"))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+KERNELS = """
+import numpy, sdk
+from sdk.kernels.library import library
+print(library().path)
+with sdk.load("kernels.edge", threads=1) as model:
+    numpy.save("kernels_got.npy", model.predict(numpy.load("kernels_x.npy")))
+"""
+NO_KERNELS = """
+import os
+os.environ["CXX"] = "/nowhere/c++"
+import sdk
+try:
+    sdk.load("kernels.edge", threads=1)
+except sdk.KernelMissingError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def with_kernels(device: Environment) -> sdk.Artifact:
+    """A network with a plugin kernel, compiled here into the device's folder."""
+    if missing_tools():
+        pytest.skip(f"no {' and no '.join(missing_tools())}")
+    torch.manual_seed(0)
+    kernel = spec_of("group_norm_silu")
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(4, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.convolution(x)
+            return kernel(y, self.norm.weight, self.norm.bias, groups=4, eps=1e-5)
+
+    model, x = Block().eval(), torch.randn(1, 3, 8, 8)
+    np.save(device.folder / "kernels_x.npy", x.numpy())
+    np.save(device.folder / "kernels_want.npy", model(x).detach().numpy())
+    output = device.folder / "kernels.edge"
+    return sdk.compile(model, inputs=x, target="onnxruntime", output=output, threads=1)
+
+
+def test_kernels_run_from_the_wheel(device: Environment, with_kernels: sdk.Artifact) -> None:
+    assert [k.binding for k in with_kernels.manifest.kernels] == ["native"]
+    library = Path(device.python(KERNELS))
+    assert library.is_relative_to(device.bin.parent)
+    got, want = (np.load(device.folder / f"kernels_{name}.npy") for name in ("got", "want"))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_a_wheel_without_kernels_says_so(device: Environment, pure_wheel: Path) -> None:
+    pure = device.folder / "pure"
+    pip(device.bin / "python", "install", "--no-deps", "--target", pure, pure_wheel)
+    message = device.python(f"import sys; sys.path.insert(0, {str(pure)!r})\n{NO_KERNELS}")
+    assert "edge::group_norm_silu version 1" in message
+    assert "C++ compiler" in message
 
 
 def test_the_manifest_of_an_artifact_is_valid(artifact: sdk.Artifact) -> None:
