@@ -266,11 +266,14 @@ class Step:
 class DecoderSession(Protocol):
     """A decoder with its cache. Only committed tokens count; what else is in the cache is noise."""
 
-    length: int
-    """Committed tokens."""
     capacity: int
     """Tokens that the cache holds, committed and fed together."""
     vocabulary: int
+
+    @property
+    def length(self) -> int:
+        """Committed tokens."""
+        ...
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Feed known tokens and commit them; no logits are asked for."""

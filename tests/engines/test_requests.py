@@ -181,7 +181,7 @@ def test_a_plan_finds_what_a_reward_likes(llama: Model) -> None:
     letter = next(c for c in "abcdefghijklmnop" if c not in plain)
     plans = [
         llama.plan(
-            PROMPT, lambda text: float(letter in text), rollouts=25, max_new_tokens=12,
+            PROMPT, lambda text: float(letter in text), rollouts=12, enough=2.0, max_new_tokens=12,
             drafter=drafter,
         )
         for drafter in (None, "prompt_lookup")
