@@ -23,30 +23,38 @@ edge_dag_function function() {
     return decode;
 }
 
+const char *const LINKS = "links: expected float32 [batch, vertices, vertices]";
+const char *const EMISSIONS = "emissions: expected float32 [batch, vertices]";
+const char *const LENGTHS = "lengths: expected int64 [batch]";
+
+// What does not depend on sizes: engines ask for shapes before they know them.
+const char *check_types(const edge_tensor *inputs) {
+    if (inputs[0].rank != 3 || inputs[0].dtype != EDGE_FLOAT32) return LINKS;
+    if (inputs[1].rank != 2 || inputs[1].dtype != EDGE_FLOAT32) return EMISSIONS;
+    return inputs[2].rank != 1 || !is_integer(inputs[2]) ? LENGTHS : nullptr;
+}
+
 const char *check(const edge_tensor *inputs) {
+    const char *wrong = check_types(inputs);
+    if (wrong != nullptr) return wrong;
     const edge_tensor &links = inputs[0], &emissions = inputs[1], &lengths = inputs[2];
-    if (links.rank != 3 || links.dtype != EDGE_FLOAT32 || links.shape[1] != links.shape[2])
-        return "links: expected float32 [batch, vertices, vertices]";
-    if (emissions.rank != 2 || emissions.dtype != EDGE_FLOAT32 || emissions.shape[0] != links.shape[0] ||
-        emissions.shape[1] != links.shape[1])
-        return "emissions: expected float32 [batch, vertices]";
-    if (lengths.rank != 1 || lengths.dtype != EDGE_INT64 || lengths.shape[0] != links.shape[0])
-        return "lengths: expected int64 [batch]";
-    return nullptr;
+    if (links.shape[1] != links.shape[2]) return LINKS;
+    if (emissions.shape[0] != links.shape[0] || emissions.shape[1] != links.shape[1]) return EMISSIONS;
+    return lengths.shape[0] != links.shape[0] ? LENGTHS : nullptr;
 }
 
 const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
-    const char *wrong = check(inputs);
+    const char *wrong = check_types(inputs);
     if (wrong != nullptr) return wrong;
     copy_shape(inputs[1], outputs[0]);
     copy_shape(inputs[2], outputs[1]);
     copy_shape(inputs[2], outputs[2]);
-    outputs[0].dtype = EDGE_INT64, outputs[2].dtype = EDGE_FLOAT32;
+    outputs[0].dtype = outputs[1].dtype = EDGE_INT64, outputs[2].dtype = EDGE_FLOAT32;
     return nullptr;
 }
 
 int64_t length_of(const edge_tensor *inputs, int64_t item) {
-    return static_cast<const int64_t *>(inputs[2].data)[item * inputs[2].strides[0]];
+    return integer_at(inputs[2], item * inputs[2].strides[0]);
 }
 
 void decode_item(const edge_tensor *inputs, const edge_dag_settings &settings, int64_t item, edge_tensor *outputs) {

@@ -22,25 +22,35 @@ edge_dag_forward_function function() {
     return sum_paths;
 }
 
-const char *check(const edge_tensor *inputs, int32_t input_count) {
-    const edge_tensor &links = inputs[LINKS], &match = inputs[MATCH];
-    if (links.rank != 3 || links.dtype != EDGE_FLOAT32 || links.shape[1] != links.shape[2])
-        return "links: expected float32 [batch, vertices, vertices]";
-    const int64_t batch = links.shape[0], size = links.shape[1];
-    if (match.rank != 3 || match.dtype != EDGE_FLOAT32 || match.shape[0] != batch || match.shape[2] != size)
-        return "match: expected float32 [batch, tokens, vertices]";
-    for (int32_t i = LENGTHS; i <= TARGET_LENGTHS; ++i)
-        if (inputs[i].rank != 1 || inputs[i].dtype != EDGE_INT64 || inputs[i].shape[0] != batch)
-            return "lengths and target_lengths: expected int64 [batch]";
-    if (!is_given(inputs, input_count, HIDDEN)) return nullptr;
-    const edge_tensor &hidden = inputs[HIDDEN];
-    if (hidden.rank != 3 || hidden.dtype != EDGE_FLOAT32 || hidden.shape[0] != batch || hidden.shape[1] != size)
-        return "hidden: expected float32 [batch, vertices, width]";
+const char *const EXPECTED[] = {
+    "links: expected float32 [batch, vertices, vertices]", "match: expected float32 [batch, tokens, vertices]",
+    "lengths: expected int64 [batch]", "target_lengths: expected int64 [batch]",
+    "hidden: expected float32 [batch, vertices, width]"};
+
+// What does not depend on sizes: engines ask for shapes before they know them.
+const char *check_types(const edge_tensor *inputs, int32_t input_count) {
+    for (int32_t i = LINKS; i <= HIDDEN; ++i) {
+        if (!is_given(inputs, input_count, i)) continue;
+        const bool counts = i == LENGTHS || i == TARGET_LENGTHS;
+        if (inputs[i].rank != (counts ? 1 : 3) || !(counts ? is_integer(inputs[i]) : inputs[i].dtype == EDGE_FLOAT32))
+            return EXPECTED[i];
+    }
     return nullptr;
 }
 
+const char *check(const edge_tensor *inputs, int32_t input_count) {
+    const char *wrong = check_types(inputs, input_count);
+    if (wrong != nullptr) return wrong;
+    const int64_t batch = inputs[LINKS].shape[0], size = inputs[LINKS].shape[1];
+    for (int32_t i = LINKS; i <= HIDDEN; ++i)
+        if (is_given(inputs, input_count, i) && inputs[i].shape[0] != batch) return EXPECTED[i];
+    if (inputs[LINKS].shape[2] != size) return EXPECTED[LINKS];
+    if (inputs[MATCH].shape[2] != size) return EXPECTED[MATCH];
+    return is_given(inputs, input_count, HIDDEN) && inputs[HIDDEN].shape[1] != size ? EXPECTED[HIDDEN] : nullptr;
+}
+
 const char *shape(const edge_tensor *inputs, int32_t input_count, const edge_value *, edge_tensor *outputs) {
-    const char *wrong = check(inputs, input_count);
+    const char *wrong = check_types(inputs, input_count);
     if (wrong != nullptr) return wrong;
     outputs[0].rank = 1, outputs[0].dtype = EDGE_FLOAT32, outputs[0].shape[0] = inputs[LINKS].shape[0];
     copy_shape(inputs[MATCH], outputs[1]);
@@ -50,7 +60,7 @@ const char *shape(const edge_tensor *inputs, int32_t input_count, const edge_val
 }
 
 int64_t number(const edge_tensor &tensor, int64_t item) {
-    return static_cast<const int64_t *>(tensor.data)[item * tensor.strides[0]];
+    return integer_at(tensor, item * tensor.strides[0]);
 }
 
 const float *item_of(const edge_tensor &tensor, int64_t item) {

@@ -38,6 +38,15 @@ inline void copy_shape(const edge_tensor &from, edge_tensor &to) {
     std::memcpy(to.shape, from.shape, sizeof to.shape);
 }
 
+// OpenVINO's CPU plugin hands over int64 as int32.
+inline bool is_integer(const edge_tensor &tensor) { return tensor.dtype == EDGE_INT64 || tensor.dtype == EDGE_INT32; }
+
+// The integer at an offset, counted in elements.
+inline int64_t integer_at(const edge_tensor &tensor, int64_t offset) {
+    return tensor.dtype == EDGE_INT32 ? static_cast<const int32_t *>(tensor.data)[offset]
+                                      : static_cast<const int64_t *>(tensor.data)[offset];
+}
+
 // bfloat16 and float16 by their bits, rounded to nearest even as PyTorch does; NaN stays NaN.
 inline float from_bf16(uint16_t bits) {
     const uint32_t wide = static_cast<uint32_t>(bits) << 16;

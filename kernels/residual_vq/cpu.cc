@@ -24,18 +24,26 @@ edge_residual_vq_function function() {
     return quantize;
 }
 
+const char *const BOOKS = "codebooks: expected float32 [books, codes, width]";
+
+// What does not depend on sizes: engines ask for shapes before they know them.
+const char *check_types(const edge_tensor *inputs) {
+    if (inputs[0].rank < 1 || inputs[0].dtype != EDGE_FLOAT32) return "x: expected float32 [..., width]";
+    return inputs[1].rank != 3 || inputs[1].dtype != EDGE_FLOAT32 ? BOOKS : nullptr;
+}
+
 const char *check(const edge_tensor *inputs) {
+    const char *wrong = check_types(inputs);
+    if (wrong != nullptr) return wrong;
     const edge_tensor &x = inputs[0], &books = inputs[1];
-    if (x.rank < 1 || x.dtype != EDGE_FLOAT32) return "x: expected float32 [..., width]";
-    if (books.rank != 3 || books.dtype != EDGE_FLOAT32 || books.shape[2] != x.shape[x.rank - 1])
-        return "codebooks: expected float32 [books, codes, width]";
+    if (books.shape[2] != x.shape[x.rank - 1]) return BOOKS;
     if (books.shape[0] > 0 && (books.shape[1] < 1 || books.shape[1] > INT32_MAX / 2))
         return "codebooks: expected 1 to 2^30 vectors in each";
     return nullptr;
 }
 
 const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
-    const char *wrong = check(inputs);
+    const char *wrong = check_types(inputs);
     if (wrong != nullptr) return wrong;
     copy_shape(inputs[0], outputs[0]);
     copy_shape(inputs[0], outputs[1]);

@@ -19,24 +19,32 @@ namespace {
 
 constexpr int64_t GRAIN = 64;  // rows that are worth a thread
 
+const char *const CODES = "codes: expected int64 [..., books]";
+
+// What does not depend on sizes: engines ask for shapes before they know them.
+const char *check_types(const edge_tensor *inputs) {
+    if (inputs[1].rank != 3 || inputs[1].dtype != EDGE_FLOAT32)
+        return "codebooks: expected float32 [books, codes, width]";
+    return inputs[0].rank < 1 || !is_integer(inputs[0]) ? CODES : nullptr;
+}
+
 const char *check(const edge_tensor *inputs) {
-    const edge_tensor &codes = inputs[0], &books = inputs[1];
-    if (books.rank != 3 || books.dtype != EDGE_FLOAT32) return "codebooks: expected float32 [books, codes, width]";
-    if (codes.rank < 1 || codes.dtype != EDGE_INT64 || codes.shape[codes.rank - 1] != books.shape[0])
-        return "codes: expected int64 [..., books]";
-    return nullptr;
+    const char *wrong = check_types(inputs);
+    if (wrong != nullptr) return wrong;
+    return inputs[0].shape[inputs[0].rank - 1] != inputs[1].shape[0] ? CODES : nullptr;
 }
 
 const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
-    const char *wrong = check(inputs);
+    const char *wrong = check_types(inputs);
     if (wrong != nullptr) return wrong;
     copy_shape(inputs[0], outputs[0]);
     outputs[0].dtype = EDGE_FLOAT32, outputs[0].shape[inputs[0].rank - 1] = inputs[1].shape[2];
     return nullptr;
 }
 
-const int64_t *codes_of(const edge_tensor &codes, int64_t row) {
-    const int64_t *from = static_cast<const int64_t *>(codes.data);
+// Where the codes of a row begin, in elements.
+int64_t codes_of(const edge_tensor &codes, int64_t row) {
+    int64_t from = 0;
     for (int32_t axis = codes.rank - 2; axis >= 0; --axis) {
         from += row % codes.shape[axis] * codes.strides[axis];
         row /= codes.shape[axis];
@@ -51,9 +59,9 @@ bool sum_rows(const edge_tensor *inputs, int64_t begin, int64_t end, float *tota
     std::vector<const float *> vectors(static_cast<size_t>(count));
     std::vector<float> dense(books.strides[2] == 1 || width <= 1 ? 0 : static_cast<size_t>(count * width));
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t *picked = codes_of(codes, row);
+        const int64_t picked = codes_of(codes, row);
         for (int64_t b = 0; b < count; ++b) {
-            const int64_t code = picked[b * step];
+            const int64_t code = integer_at(codes, picked + b * step);
             if (code < 0 || code >= books.shape[1]) return false;
             const float *from = static_cast<const float *>(books.data) + b * books.strides[0] + code * books.strides[1];
             if (!dense.empty()) {

@@ -11,34 +11,46 @@ namespace edge {
 namespace {
 
 // logits [r, v], tokens [r - 1], uniforms [r, 2], and proposals [r - 1, v] where the draft was drawn.
-inline const char *check_chain(const edge_tensor *inputs, int32_t input_count) {
-    const edge_tensor &logits = inputs[0], &tokens = inputs[1], &uniforms = inputs[2];
-    if (logits.rank != 2 || (logits.dtype != EDGE_FLOAT32 && logits.dtype != EDGE_FLOAT64) || logits.shape[0] < 1)
-        return "logits: expected float32 or float64 [rows, vocabulary] with at least one row";
-    if (tokens.rank != 1 || tokens.dtype != EDGE_INT64 || tokens.shape[0] != logits.shape[0] - 1)
-        return "tokens: expected int64 [rows - 1]";
-    if (uniforms.rank != 2 || uniforms.dtype != EDGE_FLOAT64 || uniforms.shape[0] != logits.shape[0] ||
-        uniforms.shape[1] != 2)
-        return "uniforms: expected float64 [rows, 2]";
-    if (!is_given(inputs, input_count, 3)) return nullptr;
-    const edge_tensor &proposals = inputs[3];
-    if (proposals.rank != 2 || proposals.dtype != EDGE_FLOAT64 || proposals.shape[0] != tokens.shape[0] ||
-        proposals.shape[1] != logits.shape[1])
-        return "proposals: expected float64 [rows - 1, vocabulary]";
+constexpr const char *EXPECTED[] = {
+    "logits: expected float32 or float64 [rows, vocabulary] with at least one row", "tokens: expected int64 [rows - 1]",
+    "uniforms: expected float64 [rows, 2]", "proposals: expected float64 [rows - 1, vocabulary]"};
+
+// What does not depend on sizes: engines ask for shapes before they know them.
+inline const char *check_types(const edge_tensor *inputs, int32_t input_count) {
+    for (int32_t i = 0; i < 4; ++i) {
+        if (!is_given(inputs, input_count, i)) continue;
+        const bool real = inputs[i].dtype == EDGE_FLOAT64 || inputs[i].dtype == EDGE_FLOAT32;
+        if (inputs[i].rank != (i == 1 ? 1 : 2) || !(i == 1 ? is_integer(inputs[i]) : real)) return EXPECTED[i];
+    }
     return nullptr;
 }
 
-template <class T>
-inline const T *place(const edge_tensor &tensor, int64_t i, int64_t j = 0) {
-    return static_cast<const T *>(tensor.data) + i * tensor.strides[0] + j * (tensor.rank > 1 ? tensor.strides[1] : 0);
+inline const char *check_chain(const edge_tensor *inputs, int32_t input_count) {
+    const char *wrong = check_types(inputs, input_count);
+    if (wrong != nullptr) return wrong;
+    const int64_t rows = inputs[0].shape[0], vocabulary = inputs[0].shape[1];
+    if (rows < 1) return EXPECTED[0];
+    if (inputs[1].shape[0] != rows - 1) return EXPECTED[1];
+    if (inputs[2].shape[0] != rows || inputs[2].shape[1] != 2) return EXPECTED[2];
+    if (!is_given(inputs, input_count, 3)) return nullptr;
+    return inputs[3].shape[0] != rows - 1 || inputs[3].shape[1] != vocabulary ? EXPECTED[3] : nullptr;
 }
 
+// An engine may have narrowed float64 to float32.
+inline double number_at(const edge_tensor &tensor, int64_t i, int64_t j) {
+    const int64_t offset = i * tensor.strides[0] + j * tensor.strides[1];
+    return tensor.dtype == EDGE_FLOAT32 ? static_cast<double>(static_cast<const float *>(tensor.data)[offset])
+                                        : static_cast<const double *>(tensor.data)[offset];
+}
+
+// Row `i`, where it lies or copied.
 template <class T>
 inline const T *dense_row(const edge_tensor &tensor, int64_t i, std::vector<T> &copy) {
     const int64_t n = tensor.shape[1];
-    if (tensor.strides[1] == 1 || n <= 1) return place<T>(tensor, i);
+    const bool same = tensor.dtype == (sizeof(T) == sizeof(float) ? EDGE_FLOAT32 : EDGE_FLOAT64);
+    if (same && (tensor.strides[1] == 1 || n <= 1)) return static_cast<const T *>(tensor.data) + i * tensor.strides[0];
     copy.resize(static_cast<size_t>(n));
-    for (int64_t j = 0; j < n; ++j) copy[static_cast<size_t>(j)] = *place<T>(tensor, i, j);
+    for (int64_t j = 0; j < n; ++j) copy[static_cast<size_t>(j)] = static_cast<T>(number_at(tensor, i, j));
     return copy.data();
 }
 
@@ -56,8 +68,8 @@ class Chain {
         const edge_tensor &logits = inputs_[0];
         const void *row = logits.dtype == EDGE_FLOAT32 ? static_cast<const void *>(dense_row(logits, i, floats_))
                                                        : dense_row(logits, i, doubles_);
-        const double emit = *place<double>(inputs_[2], i, 0), test = *place<double>(inputs_[2], i, 1);
-        const int64_t drafted = i < drafts_ ? *place<int64_t>(inputs_[1], i) : -1;
+        const double emit = number_at(inputs_[2], i, 0), test = number_at(inputs_[2], i, 1);
+        const int64_t drafted = i < drafts_ ? integer_at(inputs_[1], i * inputs_[1].strides[0]) : -1;
         accepted = false;
         if (!drawn_ || i == drafts_) {
             const int64_t token = functions_.draw(row, logits.dtype, n_, truncation_, emit);

@@ -21,7 +21,7 @@ const edge::SampleFunctions &functions() noexcept {
 const edge_attribute ATTRIBUTES[] = {{"temperature", 1}, {"top_k", 0}, {"top_p", 1}, {"min_p", 1}, {nullptr, 0}};
 
 const char *shape(const edge_tensor *inputs, int32_t input_count, const edge_value *, edge_tensor *outputs) {
-    const char *wrong = edge::check_chain(inputs, input_count);
+    const char *wrong = edge::check_types(inputs, input_count);
     if (wrong != nullptr) return wrong;
     outputs[0].rank = 1, outputs[0].dtype = EDGE_INT64, outputs[0].shape[0] = inputs[0].shape[0];
     outputs[1].rank = 1, outputs[1].dtype = EDGE_INT64, outputs[1].shape[0] = 1;
