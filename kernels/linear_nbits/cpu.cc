@@ -67,7 +67,7 @@ void run_portable(const linear_nbits_call *call, int64_t start, int64_t stop) {
 const linear_nbits_code &code() {
     switch (isa()) {
 #if defined(__x86_64__)
-        case Isa::amx:
+        case Isa::amx: return linear_nbits_amx;
         case Isa::avx512: return linear_nbits_avx512;
         case Isa::avx2: return linear_nbits_avx2;
 #endif
