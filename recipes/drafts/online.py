@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdk.compilers.live import LiveSession
 from sdk.errors import InputError
+from sdk.recipes.drafts.live import LiveSession
 from sdk.runtimes.generation.contracts import IID, ROOT, DraftTree, Outcome, Request, Row
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.sessions import StepSession

@@ -11,7 +11,6 @@ import transformers
 from language_models import model as trained_by_chance
 
 from sdk.compilers.feature_head import FeatureHead, HeadSize, HeadStep
-from sdk.compilers.live import LiveSession
 from sdk.compilers.segments import Segment
 from sdk.errors import InputError
 from sdk.recipes.drafts.feature_head import (
@@ -22,6 +21,7 @@ from sdk.recipes.drafts.feature_head import (
     train_head,
 )
 from sdk.recipes.drafts.lexical_unit import IGNORED, train_units, unit_batch, unit_lengths
+from sdk.recipes.drafts.live import LiveSession
 from sdk.recipes.drafts.online import DIVERGENCES, OnlineConfig, OnlineDrafter
 from sdk.recipes.drafts.sorted import exit_losses, train_sorted
 from sdk.runtimes.generation.budget import Fixed
