@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -50,11 +51,14 @@ ROWS = [
 
 
 @cache
-def native(sanitize: str = "") -> Library:
-    """The library of all kernels and of the examples; skips where there is no compiler."""
+def native() -> Library:
+    """The library of all kernels and of the examples; skips where there is no compiler.
+
+    `EDGE_TEST_SANITIZE` names sanitizers to build it with; `test_sanitizers.py` runs tests so.
+    """
     if missing_tools():
         pytest.skip(f"no {' and no '.join(missing_tools())}")
-    return Library(built(extra=[EXAMPLES], sanitize=sanitize))
+    return Library(built(extra=[EXAMPLES], sanitize=os.environ.get("EDGE_TEST_SANITIZE", "")))
 
 
 def native_with(name: str) -> Library:

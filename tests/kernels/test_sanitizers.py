@@ -1,0 +1,112 @@
+"""The rows of the parity tests, and fuzzed calls, under the address and undefined sanitizers.
+
+Each runs in a process of its own that starts with the sanitizer's library, since Python has none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from kernel_rows import EXAMPLES, ROWS, Row
+
+from sdk.kernels.building import HERE
+from sdk.kernels.cmake import compiler, missing_tools
+
+pytestmark = pytest.mark.slow
+
+TESTS = Path(__file__).parents[1]
+SANITIZE = "address,undefined"
+
+
+@cache
+def environment() -> dict[str, str]:
+    """With the compiler's own sanitizer first in the process; skips where it has none."""
+    if missing_tools():
+        pytest.skip(f"no {' and no '.join(missing_tools())}")
+    names = ("libasan.so", "libubsan.so")
+    found = [_file_of(name) for name in names]
+    if None in found:
+        pytest.skip("the compiler brings no sanitizers")
+    return {
+        **os.environ,
+        "EDGE_TEST_SANITIZE": SANITIZE,
+        "LD_PRELOAD": " ".join(filter(None, found)),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONPATH": str(TESTS),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _file_of(name: str) -> str | None:
+    asked = subprocess.run(
+        [str(compiler()), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
+    path = Path(asked.stdout.strip())
+    return str(path.resolve()) if path.is_absolute() and path.exists() else None
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=3000,
+    )
+    said = (done.stdout + done.stderr)[-6000:]
+    assert done.returncode == 0, said
+    assert "ERROR: AddressSanitizer" not in said
+    assert "runtime error" not in said
+
+
+BROKEN = """
+import sys, pathlib, numpy, sdk
+from sdk.kernels.building import built
+from sdk.kernels.library import Library
+root = pathlib.Path(sys.argv[1])
+library = Library(built(root=root, folder=root.parent, sanitize=sys.argv[2]))
+x = numpy.ones(64, numpy.float32)
+library.call("scale_add", [x, x], [1.0])
+"""
+
+
+def test_sanitizers_see_what_goes_past_the_end(tmp_path: Path) -> None:
+    root = tmp_path / "kernels"
+    for name in ("native", "bindings"):
+        shutil.copytree(HERE / name, root / name)
+    shutil.copy(HERE / "CMakeLists.txt", root)
+    shutil.copytree(EXAMPLES / "scale_add", root / "scale_add")
+    source = root / "scale_add" / "cpu.cc"
+    text = source.read_text()
+    assert "i < count" in text
+    source.write_text(text.replace("i < count", "i <= count"))
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(root), SANITIZE],
+        env={**environment(), "EDGE_ISA": "portable", "EDGE_KERNELS_ONLY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_parity_rows_under_sanitizers(row: Row) -> None:
+    name = row.name
+    parity = str(TESTS / "kernels" / "test_native_parity.py")
+    run("-m", "pytest", "-q", "-p", "no:cacheprovider", parity, "-k", f"{name}-")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_fuzzed_calls_under_sanitizers(row: Row) -> None:
+    name = row.name
+    run(str(TESTS / "kernel_fuzz.py"), "--rounds", "300", name)
