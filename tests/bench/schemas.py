@@ -157,7 +157,8 @@ def drafters(model: Model, options: Any) -> dict[str, Any]:
 
 def run(model: Model, options: Any) -> dict[str, Any]:
     """All schemas, plain and drafted."""
-    ways = {"plain": None, **drafters(model, options)}
+    known = drafters(model, options)
+    ways = {"plain": None, **{name: known[name] for name in options.drafters or known}}
     made: dict[str, list[Made]] = {name: [] for name in ways}
     valid = differ = 0
     for schema, narrow in chosen(options.data, options.schemas, model, as_given=options.as_given):
@@ -205,6 +206,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--context", type=int, default=128, help="most tokens of a schema to read")
     parser.add_argument("--budget", type=int, default=6)
+    parser.add_argument("--drafters", nargs="+", help="some of those that there are")
     parser.add_argument("--as-given", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--engine", default="onnxruntime")
