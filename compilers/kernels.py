@@ -20,12 +20,14 @@ from sdk.kernels.interface import DTYPES, LETTERS
 from sdk.kernels.library import Library, found_library
 from sdk.kernels.needs import NATIVE, PORTABLE
 from sdk.kernels.openvino import found_extension
+from sdk.kernels.registry import composites
 from sdk.kernels.spec import KernelSpec, described
 from sdk.manifest import KernelUse
 from sdk.target import Target
 
-AUTO, DECOMPOSED = "auto", "decomposed"
+AUTO, DECOMPOSED, COMPOSITE = "auto", "decomposed", "composite"
 POLICIES = (AUTO, NATIVE, PORTABLE, DECOMPOSED)
+ANY = "*"  # of dtypes
 LETTER = dict(zip(DTYPES, LETTERS, strict=True))
 
 
@@ -90,6 +92,8 @@ class Binding:
     def has(self, spec: KernelSpec, dtypes: Collection[torch.dtype | None]) -> bool:
         """Whether it has the kernel for tensors of these dtypes; None is one that is left out."""
         version, types = self.kernels.get(spec.short, (0, ""))
+        if types == ANY:
+            return True
         wanted = [None if dtype is None else LETTER.get(_name(dtype), "none") for dtype in dtypes]
         return version >= spec.version and any(
             all(want in (None, have) for want, have in zip(wanted, line, strict=False))
@@ -103,6 +107,8 @@ NOTHING = Binding(DECOMPOSED, {})
 def binding_of(target: Target, policy: str = AUTO) -> Binding:
     """The kernels that `target` runs natively, as far as this machine can tell."""
     check_policy(policy)
+    if target.engine == "coreml" and policy != DECOMPOSED:
+        return Binding("coreml", {name: (0, ANY) for name in composites()}, COMPOSITE)
     if policy == DECOMPOSED or target.device != "cpu":
         return NOTHING
     if policy == PORTABLE and target.engine not in INLINES:

@@ -9,9 +9,10 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdk.errors import InputError
 
@@ -46,6 +47,17 @@ def spec_of(name: str) -> KernelSpec:
     return _the_spec(importlib.import_module(f"sdk.kernels.{name}.spec"), name)
 
 
+def composites() -> tuple[str, ...]:
+    """Names of the kernels that have operators of Core ML in a `coreml.py`."""
+    return tuple(name for name in names() if (_folder(name) / "coreml.py").is_file())
+
+
+def composite_of(name: str) -> Callable[..., Any]:
+    """What a kernel is in Core ML: `composite(mb, *tensors, **attributes)` of its `coreml.py`."""
+    composite: Callable[..., Any] = _module_of(_folder(name) / "coreml.py").composite
+    return composite
+
+
 def specs() -> tuple[KernelSpec, ...]:
     """Descriptions of all kernels; makes their operators, `torch.ops.edge.<name>`."""
     return tuple(spec_of(name) for name in names())
@@ -54,15 +66,22 @@ def specs() -> tuple[KernelSpec, ...]:
 @cache
 def spec_in(folder: Path) -> KernelSpec:
     """The description in a kernel's folder that lies anywhere; runs its `spec.py`."""
-    name = f"edge_kernel_{folder.name}"
-    file = folder / "spec.py"
+    return _the_spec(_module_of(folder / "spec.py"), folder.name)
+
+
+def _folder(name: str) -> Path:
+    return next((f / name for f in users_folders() if (f / name).is_dir()), HERE / name)
+
+
+def _module_of(file: Path) -> ModuleType:
+    name = f"edge_kernel_{file.parent.name}_{file.stem}"
     found = importlib.util.spec_from_file_location(name, file)
     if found is None or found.loader is None or not file.is_file():
-        raise InputError("There is no kernel.", expected="a folder with a spec.py", got=folder)
+        raise InputError("There is no kernel.", expected=f"a folder with a {file.name}", got=file)
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     found.loader.exec_module(module)
-    return _the_spec(module, folder.name)
+    return module
 
 
 def _the_spec(module: ModuleType, name: str) -> KernelSpec:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sdk.apple import DEPLOYMENT, FILE_DTYPE, SYSTEMS, UNITS, file_names
+from sdk.compilers.kernels import kernel_nodes
 from sdk.compilers.mil.frontend import coremltools, hushed
 from sdk.compilers.mil.prepare import prepare
 from sdk.compilers.program import Program, SourceLine, owner_of, source_of
@@ -43,6 +44,7 @@ def convert(program: Program, target: Target, *, half: bool) -> Converted:
     deployment = deployment_of(target)
     check_borders(program)
     _check_system(program, deployment, GROUPED, f"Weights as {program.precision}")
+    _register_kernels(program)
     exported = _prepared(program.exported)
     check_states(exported, program, deployment)
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
@@ -50,6 +52,16 @@ def convert(program: Program, target: Target, *, half: bool) -> Converted:
         node.meta["debug_handle"] = index
     model = _convert(program, exported, deployment, target, half)
     return Converted(model, dict(_sources(model, calls)))
+
+
+def _register_kernels(program: Program) -> None:
+    specs = {spec.name: spec for _, spec in kernel_nodes(program.exported)}
+    if specs:
+        with hushed():  # it imports coremltools
+            from sdk.compilers.mil.kernels import register
+
+            for spec in specs.values():
+                register(spec)
 
 
 def deployment_of(target: Target) -> str:

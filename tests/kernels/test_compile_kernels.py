@@ -104,6 +104,16 @@ def test_openvino_keeps_the_node_and_names_it(tmp_path: Path) -> None:
     assert kinds.count("scale_add") == 3
 
 
+def test_core_ml_gets_the_composite(tmp_path: Path) -> None:
+    """Its evaluator is what the parity gate of the compile runs."""
+    artifact, _ = compiled(tmp_path, "coreml")
+    assert artifact.manifest.kernels == (KernelUse("edge::scale_add", 1, "composite"),)
+    placed = json.loads((artifact.path / "placement.json").read_text())
+    kinds = [p["kind"] for p in placed]
+    assert any("add" in kind for kind in kinds)
+    assert not any("scale_add" in kind for kind in kinds)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch", "coreml"])
 def test_decomposed_on_every_engine(tmp_path: Path, engine: str) -> None:
     artifact, want = compiled(tmp_path, engine, kernels="decomposed")
