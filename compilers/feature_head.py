@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as nnf
@@ -73,7 +73,7 @@ class FeatureHead(nn.Module):
         self.size = size
         width, shared = size.width, size.width // size.heads * size.groups
         self.embedding = _frozen(target.get_input_embeddings())
-        self.output = _frozen(target.get_output_embeddings())
+        self.output = _frozen(output_layer(target))
         self.join = nn.Linear(2 * width, width)
         if size.feature_sampling:
             self.sample_norm = nn.RMSNorm(width, eps=1e-6)
@@ -167,6 +167,12 @@ def _gated(size: HeadSize, out: int) -> Sequence[nn.Linear]:
     """Gate, up and down projections without biases."""
     into = [nn.Linear(size.width, size.hidden, bias=False) for _ in range(2)]
     return *into, nn.Linear(size.hidden, out, bias=False)
+
+
+def output_layer(model: Any) -> nn.Module:
+    """What makes logits of hidden states."""
+    found: nn.Module = model.get_output_embeddings()
+    return found
 
 
 def _frozen(layer: nn.Module | None) -> nn.Module:

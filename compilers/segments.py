@@ -8,15 +8,15 @@ and output layer, so each is an exit, and all of them in a row are the model.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdk.compilers.causal_lm import FROM, LEAD, Step, unfit
 from sdk.errors import InputError
 from sdk.parity import TOLERANCE, compare
+from sdk.signature import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,23 +71,22 @@ def part(model: PreTrainedModel, layers: Layers) -> PreTrainedModel:
     finally:
         base.layers = whole
     made.base_model.layers = copy.deepcopy(kept)
-    for module in made.base_model.layers.modules():
-        if hasattr(module, "layer_idx"):
-            module.layer_idx -= first
+    inside: Any
+    for inside in made.base_model.layers.modules():
+        if hasattr(inside, "layer_idx"):
+            inside.layer_idx -= first
     config = made.config.get_text_config()
     config.num_hidden_layers = last - first
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         config.layer_types = kinds[first:last]
-    for module in made.modules():
-        if hasattr(module, "config"):
-            module.config = config
+    for inside in made.modules():
+        if hasattr(inside, "config"):
+            inside.config = config
     return made
 
 
-def check_parts(
-    model: PreTrainedModel, layers: Layers, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]
-) -> Tensor:
+def check_parts(model: PreTrainedModel, layers: Layers, tokens: Array) -> Tensor:
     """[1, W, F]: what goes into these layers for `tokens` [1, W].
 
     InputError unless the model with the layers in front and these in a row gives the logits of the

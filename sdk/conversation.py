@@ -37,5 +37,5 @@ class Conversation:
         return stream.result
 
     def _answer(self, messages: Sequence[Mapping[str, str]], request: Asked) -> Stream:
-        request = {"drafter": self._drafter, **request}  # type: ignore[misc]
+        request = {"drafter": self._drafter, **request}
         return self._language.start(messages, *split(request))

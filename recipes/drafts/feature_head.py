@@ -72,7 +72,7 @@ def train_head(
 ) -> tuple[FeatureHead, list[tuple[float, float]]]:
     """A head for `model` from batches of tokens [B, T], and the two losses at each step."""
     settings = settings or HeadTraining()
-    model = model.eval()
+    model = model.train(False)
     size = HeadSize.of(model, sampling=settings.sampling, partial=settings.partial)
     head = FeatureHead(model, size).to(model.device)
     optimiser = torch.optim.AdamW(head.trainable(), lr=settings.learning_rate, betas=settings.betas)

@@ -56,7 +56,7 @@ def unit_batch(
     for row in range(count):
         cut = int(cuts[row])
         given[row, : cut + 1] = tokens[row, : cut + 1]
-        unit = int(min(lengths[row, cut], span + 1))
+        unit = min(int(lengths[row, cut]), span + 1)
         labels[row, cut : cut + unit] = tokens[row, cut + 1 : cut + 1 + unit]
     return given, labels
 
@@ -85,7 +85,7 @@ def train_units(
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     history: list[tuple[float, float]] = []
     for tokens in batches:
-        lengths = unit_lengths(model.eval(), tokens, sure=sure, longest=span + 1)
+        lengths = unit_lengths(model.train(False), tokens, sure=sure, longest=span + 1)
         cuts = torch.randint(0, tokens.shape[1] - 1, (len(tokens),), generator=random)
         given, labels = unit_batch(tokens, lengths, cuts, placeholder=placeholder, span=span)
         model.train()
@@ -97,5 +97,5 @@ def train_units(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         history.append((plain.item(), units.item()))
-    model.eval()
+    model.train(False)
     return history

@@ -95,7 +95,7 @@ class OnlineDrafter(ModelDrafter):
         sampling: str = IID,
         confidence_threshold: float = 0.0,
     ) -> None:
-        self.model, self.settings = model.eval(), settings or OnlineConfig()
+        self.model, self.settings = model.train(False), settings or OnlineConfig()
         super().__init__(
             StepSession(LiveSession.of(model)),
             sampling=sampling,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from sdk.compilers.feature_head import output_layer
 from sdk.compilers.segments import decoder_layers
 from sdk.errors import InputError
 
@@ -36,7 +37,8 @@ def exit_losses(model: PreTrainedModel, tokens: Tensor, exits: Sequence[int]) ->
         )
     with _caught([layers[count - 1] for count in exits]) as hidden:
         model.base_model(input_ids=tokens[:, :-1], use_cache=False)
-    norm, output = model.base_model.norm, model.get_output_embeddings()
+    base: Any = model.base_model
+    norm, output = base.norm, output_layer(model)
     want = tokens[:, 1:].flatten()
     return torch.stack([nnf.cross_entropy(output(norm(h)).flatten(0, 1), want) for h in hidden])
 
@@ -62,7 +64,7 @@ def train_sorted(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         history.append(losses.tolist())
-    model.eval()
+    model.train(False)
     return history
 
 
