@@ -30,7 +30,7 @@ from sdk.processor import Processor
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-GENERATION = "text-generation"
+GENERATION, SEQ2SEQ = "text-generation", "text2text-generation"
 # Outputs that only a next step of generation reads.
 CACHES = ("past_key_values", "cache_params", "mems", "past_buckets_states", "states")
 # Inputs that are no tensors of the model's own, or that only training and generation use.
@@ -52,6 +52,8 @@ class Resolved:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """More files for the artifact."""
     language: Language | None = None
+    more: Mapping[str, Resolved] = field(default_factory=dict)
+    """Further functions of the artifact, by name."""
 
 
 def resolve(
@@ -68,7 +70,8 @@ def resolve(
 
     task: one of transformers' pipelines, such as `text-classification`; by default the class that
         the configuration names in `architectures`, else the bare encoder or decoder. For
-        `text-generation` it is made a step over a cache.
+        `text-generation` it is made a step over a cache, for `text2text-generation` a step and
+        what reads its source.
     features, layers, attention: of such a step; see `sdk.compile`.
 
     Raises InputError for folders that cannot be loaded safely and as a whole.
@@ -86,6 +89,9 @@ def resolve(
         _check_none(inputs, dynamic)
         options = {"features": features, "layers": layers, "attention": attention}
         return _generative(loaded, folder, notes, **options)
+    if task == SEQ2SEQ:
+        _check_none(inputs, dynamic)
+        return _translating(loaded, folder, notes)
     network = Flat(loaded)
     if inputs is None:
         inputs, proposed = propose(loaded, folder)
@@ -134,6 +140,24 @@ def _generative(
         checks=made.checks,
         files=made.files,
         language=made.language,
+    )
+
+
+def _translating(model: PreTrainedModel, folder: Path | None, notes: dict[str, str]) -> Resolved:
+    """The model as functions `encode` and `step`."""
+    from sdk.compilers.huggingface_seq2seq import translating
+
+    made = translating(model, folder)
+    return Resolved(
+        made.step,
+        made.inputs,
+        made.dynamic,
+        provenance=notes,
+        function="step",
+        checks=made.checks,
+        files=made.files,
+        language=made.language,
+        more={"encode": Resolved(made.encode, made.source, made.source_dynamic)},
     )
 
 
@@ -194,6 +218,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _load(model: Any, task: str | None) -> tuple[PreTrainedModel, dict[str, str]]:
+    task = None if task == SEQ2SEQ else task  # the class that the configuration names
     if isinstance(model, (str, Path)):
         return load_folder(Path(model), task), {}
     if isinstance(model, require("transformers", purpose=PURPOSE).PreTrainedModel):

@@ -64,6 +64,8 @@ class Settings:
     function: str = "main"
     files: Mapping[str, bytes] = field(default_factory=dict)
     language: Language | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further functions of the artifact: modules with their inputs, by name."""
     kernels: str = "auto"
     waive: Sequence[str] = ()
     fallback: str = "warn"
@@ -166,8 +168,8 @@ class Builder:
     def _greedy(self, session: Session, target: Target, checked_on: str) -> Greedy | None:
         """How far a language model generates what transformers does; ParityError for fp32."""
         language = self.settings.language
-        if language is None or checked_on != "engine":
-            return None
+        if language is None or checked_on != "engine" or self.settings.more:
+            return None  # with more functions it takes all of them: the pipeline checks it
         self.settings.progress(f"generate on {target}", 0, 1)
         strict = target.precision == "fp32" and "parity" not in self.settings.waive
         return gate_greedy(session, language.continuation, strict=strict)

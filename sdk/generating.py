@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
+import numpy as np
+
 from sdk.artifact import Artifact
 from sdk.errors import InputError
 from sdk.language import LANGUAGE, TEMPLATE, TOKENIZER, Language, loads
@@ -16,19 +18,17 @@ from sdk.runtimes.generation.config import GenerationConfig
 from sdk.runtimes.generation.constraints import compile_constraint
 from sdk.runtimes.generation.contracts import BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.drafters.lexical_unit import LexicalUnitDrafter
-from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
-from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
 from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.in_place import decoder
 from sdk.runtimes.generation.loop import STOP, Generation, Token
 from sdk.runtimes.generation.lossy_units import LossyLexicalUnitGeneration
 from sdk.runtimes.generation.model_drafter import ModelDrafter
+from sdk.runtimes.generation.named import named
 from sdk.runtimes.generation.parallel import ParallelGeneration
 from sdk.runtimes.generation.planning import Plan, Planner, PlanningConfig
 from sdk.runtimes.generation.sessions import is_decoder
 from sdk.runtimes.generation.statistics import Statistics
 from sdk.runtimes.generation.transforms import LogitsTransform
-from sdk.runtimes.generation.trigram_table import TrigramTable
 from sdk.runtimes.session import Session
 from sdk.text import MAX_TOKENIZER, Following, Prompt, Stops, Tokenizer
 
@@ -110,15 +110,23 @@ class LanguageModel:
     again.
     """
 
-    def __init__(self, session: Session, language: Language, tokenizer: Tokenizer | None) -> None:
-        self.language, self.tokenizer = language, tokenizer
+    def __init__(
+        self,
+        session: Session,
+        language: Language,
+        tokenizer: Tokenizer | None,
+        encoder: Session | None = None,
+    ) -> None:
+        self.language, self.tokenizer, self._encoder = language, tokenizer, encoder
         self.cached = Cached(decoder(session))
         self._costs: CostTable | None = None
         self._drafters: dict[LanguageModel, ModelDrafter] = {}
         self._named: dict[str, Drafter] = {}
 
     @classmethod
-    def of(cls, artifact: Artifact, session: Session) -> LanguageModel:
+    def of(
+        cls, artifact: Artifact, session: Session, encoder: Session | None = None
+    ) -> LanguageModel:
         """From an artifact; InputError where it was not compiled for generation."""
         text = artifact.read(LANGUAGE)
         if text is None or not is_decoder(session.signature):
@@ -133,23 +141,25 @@ class LanguageModel:
         template = artifact.read(TEMPLATE)
         chat = None if template is None else template.decode(errors="replace")
         tokenizer = None if data is None else Tokenizer(data, chat, language.marks)
-        return cls(session, language, tokenizer)
+        return cls(session, language, tokenizer, encoder)
 
     def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
         """A request; nothing runs before the stream is iterated."""
         tokens = self.encode(prompt)
         config = self._config(settings)
         drafter = self._drafter(options.drafter)
+        tokens, source = self._read(tokens)
         made = _schedule(options.schedule, drafter)(
             self.cached,
             tokens,
             config,
-            drafter=drafter,  # type: ignore[arg-type]  # checked by _schedule
+            drafter=drafter,  # what _schedule allows
             verifier=options.verifier,
             budget=None if drafter is None else self._budget(options.num_draft_tokens),
             constraint=self._constraint(options.constraint, config.eos),
             transforms=options.transforms,
             cancelled=options.cancelled,
+            source=source,
         )
         if options.stop and self.tokenizer is None:
             raise self._without_tokenizer("stop strings")
@@ -166,6 +176,15 @@ class LanguageModel:
             tokens = [int(token) for token in prompt]  # type: ignore[arg-type]
         self.cached.check(tokens)
         return tokens
+
+    def _read(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """What an output begins behind, and the source, which a model with an encoder reads."""
+        start = self.language.start
+        if self._encoder is None or start is None:
+            return tokens, []
+        with self.cached.in_use():
+            self.cached.read(self._encoder.run({"source": np.array([tokens])}))
+        return [start], tokens
 
     def check_chat(self) -> None:
         """InputError where the artifact cannot make a prompt of messages."""
@@ -216,6 +235,7 @@ class LanguageModel:
         """The same model with a cache of its own, which begins as a copy of this one."""
         made = LanguageModel.__new__(LanguageModel)
         made.language, made.tokenizer, made._costs = self.language, self.tokenizer, self._costs
+        made._encoder = self._encoder
         with self.cached.in_use():
             made.cached = self.cached.fork()
         made._drafters, made._named = {}, {}
@@ -365,20 +385,3 @@ class Stream:
 
     def _text_of(self, token: Token) -> str:
         return "" if self._following is None else self._following.add(token.id)
-
-
-def named(name: str, vocabulary: int) -> Drafter:
-    """A drafter by name, of those that need nothing but the prompt, with its own settings."""
-    if name not in NAMED:
-        raise InputError(
-            f"There is no drafter {name!r}.",
-            expected=f"{' or '.join(NAMED)}, a drafter, or a loaded model",
-            got=name,
-        )
-    return NAMED[name](vocabulary)
-
-
-NAMED: dict[str, Callable[[int], Drafter]] = {
-    "prompt_lookup": lambda _: PromptLookupDrafter(),
-    "trigram": lambda vocabulary: TrigramDrafter(TrigramTable(vocabulary)),
-}

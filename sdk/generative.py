@@ -21,12 +21,14 @@ from sdk.generating import (
     Stream,
     split,
 )
+from sdk.runtimes import open_session
 from sdk.runtimes.generation.contracts import IID, BudgetPolicy, Constraint, Drafter, Verifier
 from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.planning import PlanningConfig
 from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Session
+from sdk.target import Target
 from sdk.text import Prompt
 
 
@@ -35,6 +37,8 @@ class Generative:
 
     artifact: Artifact
     session: Session
+    target: Target
+    threads: int
 
     def generate(
         self,
@@ -218,7 +222,12 @@ class Generative:
     @cached_property
     def language(self) -> LanguageModel:
         """The language model, its cache and tokenizer; InputError where the artifact is none."""
-        return LanguageModel.of(self.artifact, self.session)
+        found = self.artifact.manifest.functions.get("encode")
+        if found is None:
+            return LanguageModel.of(self.artifact, self.session)
+        file = self.artifact.path / found.file
+        encode = open_session(file, found.signature, self.target, threads=self.threads)
+        return LanguageModel.of(self.artifact, self.session, encode)
 
 
 def _stoppable(request: Asked) -> tuple[threading.Event, Asked]:

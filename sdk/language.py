@@ -18,6 +18,8 @@ class Continuation:
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
     """By how much each token's logit beats the next one's, over the spread of the logits."""
+    source: tuple[int, ...] = ()
+    """What an encoder read before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Language:
     continuation: Continuation
     marks: dict[str, str] = field(default_factory=dict)
     """For the chat template: `bos_token`, `eos_token` and their like."""
+    start: int | None = None
+    """Of a model with an encoder: the token that each output begins behind."""
 
     def dumps(self) -> bytes:
         """As UTF-8 JSON."""

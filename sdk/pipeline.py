@@ -12,7 +12,9 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from sdk.artifact import Artifact, publish, staging
 from sdk.building import Builder, Settings, check_target
@@ -20,12 +22,16 @@ from sdk.environment import COMPILING, versions
 from sdk.evidence import Built, candidate_of, provenance_of, write_evidence
 from sdk.extras import require
 from sdk.feeds import Feed
+from sdk.greedy import gate_greedy
 from sdk.manifest import FORMAT_VERSION, Candidate, Function, Manifest, Placed
 from sdk.mixing import gated
 from sdk.placement import enforce, place
 from sdk.runtimes import support_of
 from sdk.signature import Dim
 from sdk.timing import Latency, sample
+
+if TYPE_CHECKING:
+    from sdk.compilers.program import Build
 
 B = TypeVar("B", bound=Builder)
 EAGER = "torch eager"
@@ -63,7 +69,7 @@ def prepared(
     from sdk.compilers.program import Program, torch_threads
 
     check_target(settings.target)
-    options = {
+    options: dict[str, Any] = {
         "features": settings.features,
         "layers": settings.layers,
         "attention": settings.attention,
@@ -77,6 +83,7 @@ def prepared(
         function=found.function,
         files=found.files,
         language=found.language,
+        more=found.more,
         provenance={**found.provenance, **settings.provenance},
     )
     threads = torch_threads(settings.threads)
@@ -150,14 +157,50 @@ def package(
 ) -> Artifact:
     """Write the kept build, golden values and manifest, and rename to the output."""
     settings = builder.settings
-    placed = _placed(builder, kept)
+    placed, more = _placed(builder, kept), _further(builder, kept)
     settings.progress("package", 0, 1)
     root = builder.folder / "artifact"
-    kept.session.close()
+    functions = {settings.function: Function(builder.program.signature, _file(kept.build))}
+    for session in (kept.session, *(built.session for built in more.values())):
+        session.close()
     shutil.move(kept.build.folder, root)
+    for name, built in more.items():
+        assert built.program is not None
+        shutil.move(built.build.folder, root / name)
+        file = f"{name}/{_file(built.build)}"
+        functions[name] = Function(built.program.signature, file)
     write_evidence(root, kept, placed, settings.processor, settings.files)
-    manifest = _manifest(builder, kept, rows, eager)
+    manifest = _manifest(builder, kept, rows, eager, functions)
     return publish(root, manifest, settings.output, overwrite=settings.overwrite)
+
+
+def _further(builder: Builder, kept: Built) -> dict[str, Built]:
+    """The artifact's other functions at the precision that was kept, each gated by itself.
+
+    A model with an encoder generates with all of them what transformers does, else ParityError.
+    """
+    from sdk.compilers.capture import capture, example_feed  # imports torch
+
+    settings, made = builder.settings, {}
+    for name, found in settings.more.items():
+        own = replace(settings, check=(), calibration=(), language=None, more={}, function=name)
+        example = example_feed(found.model, found.inputs)
+        assert example is not None
+        program = capture(found.model, found.inputs, found.dynamic)
+        part = Builder(own, builder.folder / name, program, example)
+        made[name] = part.made(kept.target.precision)
+        part.gate_fidelity(made[name])
+    if "encode" in made and settings.language is not None and kept.checked_on == "engine":
+        wanted, eos = settings.language.continuation, settings.language.eos
+        source = made["encode"].session.run({"source": np.array([wanted.source])})
+        strict = kept.target.precision == "fp32" and "parity" not in settings.waive
+        gate_greedy(kept.session, wanted, strict=strict, source=source, eos=eos)
+    return made
+
+
+def _file(build: Build) -> str:
+    """The engine's file, seen from the build's folder."""
+    return build.file.relative_to(build.folder).as_posix()
 
 
 def _placed(builder: Builder, kept: Built) -> tuple[Placed, ...]:
@@ -194,16 +237,19 @@ def _decide(
 
 
 def _manifest(
-    builder: Builder, kept: Built, rows: tuple[Candidate, ...], eager: Latency | None
+    builder: Builder,
+    kept: Built,
+    rows: tuple[Candidate, ...],
+    eager: Latency | None,
+    functions: dict[str, Function],
 ) -> Manifest:
     settings = builder.settings
-    file = kept.build.file.relative_to(kept.build.folder).as_posix()
     return Manifest(
         format_version=FORMAT_VERSION,
         name=settings.output.stem,
         target=str(kept.target),
         requested=str(settings.target),
-        functions={settings.function: Function(builder.program.signature, file)},
+        functions=functions,
         candidates=rows,
         check_batches=len(builder.feeds),
         threads=settings.threads,

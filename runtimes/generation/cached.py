@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.contracts import ROOT, DecoderSession, DraftTree, Step
+from sdk.runtimes.generation.sessions import StepSession
+from sdk.signature import Array
 
 
 class Cached:
@@ -56,6 +58,13 @@ class Cached:
         if length < len(self.tokens):
             self.session.rollback(length)
             del self.tokens[length:]
+
+    def read(self, source: Mapping[str, Array]) -> None:
+        """Begin anew behind another source, given as the step's inputs for it."""
+        self.rollback(0)
+        if not isinstance(self.session, StepSession):
+            raise InputError("This decoder attends to no source.", got=type(self.session).__name__)
+        self.session.read(source)
 
     def extend(self, tokens: Sequence[int], **more: Any) -> None:
         """Feed and commit known tokens; a session may want `more` than them."""

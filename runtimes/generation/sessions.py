@@ -7,7 +7,7 @@ committing copies the accepted ones in. Inputs and outputs of a width are bound 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -80,7 +80,7 @@ def is_decoder(signature: Signature) -> bool:
 
 def as_feature_session(given: Session | FeatureSession) -> FeatureSession:
     """An engine session with a cache; anything that has one already as it is."""
-    return cast("FeatureSession", given) if hasattr(given, "commit") else StepSession(given)  # type: ignore[arg-type]
+    return cast("FeatureSession", given) if hasattr(given, "commit") else StepSession(given)
 
 
 @dataclass(slots=True)
@@ -126,6 +126,7 @@ class StepSession:
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
         self._outputs: dict[str, NDArray[np.float32]] = {}
         self._last: Bound | None = None
+        self._source: dict[str, Array] = {}
 
     def extend(self, tokens: Sequence[int], *, features: Features | None = None) -> None:
         """Feed known tokens in chunks and commit them; `features` [m, F] where they are taken."""
@@ -162,6 +163,12 @@ class StepSession:
             )
         return self._features[start:stop]
 
+    def read(self, source: Mapping[str, Array]) -> None:
+        """What tokens attend to beside each other, from now on; for a step that takes a source."""
+        self.rollback(0)
+        self._source = dict(source)
+        self._bound.clear()
+
     def commit(self, path: Sequence[int]) -> None:
         """Copy the rows of these tokens into the cache."""
         bound, count, start = self._last, len(path), self.length
@@ -196,6 +203,7 @@ class StepSession:
         twin = StepSession(self._session)
         twin._keys, twin._values = (p.copy(self.length) for p in (self._keys, self._values))
         twin._features[: self.length] = self._features[: self.length]
+        twin._source = self._source
         twin.length = self.length
         return twin
 
@@ -278,6 +286,7 @@ class StepSession:
             inputs["tokens"] = np.zeros((1, width), np.int64)
         if sizes.taken:
             inputs[FROM] = np.zeros((1, width, sizes.taken), np.float32)
+        inputs |= self._source
         for layer in range(sizes.layers):
             inputs[f"past_keys_{layer}"] = self._keys.array[layer]
             inputs[f"past_values_{layer}"] = self._values.array[layer]
