@@ -31,11 +31,11 @@ def built(
     return made(root, settings, key, LIBRARY, folder)
 
 
-def is_built() -> bool:
-    """Whether `built()` would find the library."""
+def is_built(extra: Sequence[Path] = ()) -> bool:
+    """Whether `built(extra=extra)` would find the library."""
     if missing_tools():
         return False
-    key = source_digest(HERE, (), _only(), _settings((), ""))
+    key = source_digest(HERE, extra, _only(), _settings(extra, ""))
     return (cache_folder() / key / LIBRARY).is_file()
 
 

@@ -250,7 +250,9 @@ def _library(folders: tuple[Path, ...], only: str | None) -> Library:
 @cache
 def at_hand() -> Library | None:
     """`library()`, if that takes no build."""
-    return library() if (HERE / LIBRARY).is_file() or is_built() else None
+    folders = users_folders()
+    packaged = (HERE / LIBRARY).is_file() and not folders and os.environ.get(ONLY) is None
+    return library() if packaged or is_built(folders) else None
 
 
 def _described(tensor: Any) -> CTensor:

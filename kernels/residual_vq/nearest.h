@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t BLOCK = 2 * LANES;           // vectors of the codebook that are compared side by side
 constexpr int ROWS = LANES >= 16 ? 8 : 4;      // with so many rows at once
 constexpr int64_t FEW = 3;                     // rows for which turning the codebook around does not pay
+constexpr int64_t AHEAD = 8;                   // vectors that are fetched before they are needed
 constexpr float NONE = -std::numeric_limits<float>::infinity();
 
 // The same, in a register: the compiler would load it again for each use.
@@ -77,7 +78,10 @@ class Stage {
             for (int64_t d = 0; d < width_; d += LANES) {
                 const int64_t count = std::min<int64_t>(LANES, width_ - d);
                 Floats v[LANES];
-                for (int64_t i = 0; i < LANES; ++i) v[i] = part(code + half + i, d, count);
+                for (int64_t i = 0; i < LANES; ++i) {
+                    v[i] = part(code + half + i, d, count);
+                    __builtin_prefetch(vector(std::min(code + BLOCK + half + i, codes_ - 1)) + d);
+                }
                 transpose(v);
                 for (int64_t i = 0; i < count; ++i) {
                     store(panel_ + (d + i) * BLOCK + half, v[i]);
@@ -151,14 +155,18 @@ class Stage {
     }
 
     void score_four(const float *row, int64_t code, float &best, int64_t &place) const {
-        const float *c[4];
-        for (int i = 0; i < 4; ++i) c[i] = vector(std::min(code + i, codes_ - 1));
+        const float *c[4], *ahead[4];
+        for (int64_t i = 0; i < 4; ++i) {
+            c[i] = vector(std::min(code + i, codes_ - 1));
+            ahead[i] = vector(std::min(code + i + AHEAD, codes_ - 1));
+        }
         Floats dots[4] = {}, squares[4] = {};
         int64_t d = 0;
         for (; d + LANES <= width_; d += LANES) {
             const Floats r = load(row + d);
             for (int i = 0; i < 4; ++i) {
-                const Floats v = load(c[i] + d);
+                const Floats v = held(load(c[i] + d));
+                __builtin_prefetch(ahead[i] + d);
                 dots[i] += r * v, squares[i] += v * v;
             }
         }

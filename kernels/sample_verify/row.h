@@ -9,6 +9,8 @@
 namespace edge {
 namespace {
 
+constexpr double LIKELY = 1e-4;  // tokens at least this likely mostly hold what top-p asks for
+
 struct Buffers {
     Scratch tops, row, weights, indices, copy;
 };
@@ -33,7 +35,9 @@ class Sampler {
             total_ = weigh(x_, n_, temperature_, largest_, row);
             if (dense) divide(row, n_, total_);
         }
-        if (!top_k && top_p) only_above(row, (1 - by_.top_p) / 2 / static_cast<double>(n_));
+        // what is under the second bound sums up to less than half of what top-p may leave out
+        if (!top_k && top_p && only_above(row, LIKELY) < by_.top_p)
+            only_above(row, (1 - by_.top_p) / 2 / static_cast<double>(n_));
         if (top_p) keep_nucleus(left, by_.top_p, buffers_.copy);
         if (!top_k && !top_p && min_p) only_above(row, by_.min_p / total_);
         if (min_p) keep_likely(left, by_.min_p);
@@ -62,9 +66,11 @@ class Sampler {
         divide(left.weights, left.count, total);
     }
 
-    // The tokens of probability `bound` or more, not yet renormalised. Tokens in chunks without one are passed over.
-    void only_above(double *row, double bound) {
+    // The tokens of probability `bound` or more, not renormalised; returns their sum. Chunks without one are passed
+    // over.
+    double only_above(double *row, double bound) {
         make_room(n_ + 1);
+        left.count = 0;
         const double least = bound * total_;
         const double score = (largest_ + std::log(least)) * by_.temperature;
         const T near = static_cast<T>(score - std::fabs(score) * 1e-6 - 1e-300);
@@ -73,6 +79,7 @@ class Sampler {
             left.count += row[i] >= least * (1 - 1e-12);
         });
         divide(left.weights, left.count, total_);
+        return sum(left.weights, left.count);
     }
 
     const T *x_;
