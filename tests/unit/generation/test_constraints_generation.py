@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from alphabets import byte_level, trained
 from enumeration import Replay, law
+from feature_toys import Contexts, Giving, Taking
 from toys import Model, ToySession, markov, near, whole
 
 import sdk
@@ -23,12 +24,15 @@ from sdk.runtimes.generation.config import GenerationConfig
 from sdk.runtimes.generation.constraints import GrammarConstraint, Node, compile_constraint
 from sdk.runtimes.generation.contracts import Drafter, Logits
 from sdk.runtimes.generation.drafters.fused import FusedDrafter
+from sdk.runtimes.generation.drafters.lexical_unit import LexicalUnitDrafter
 from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
+from sdk.runtimes.generation.drafters.source_lookup import SourceLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
 from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.loop import Generation
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.parallel import ParallelGeneration
+from sdk.runtimes.generation.sorted_drafter import SortedDrafter
 from sdk.runtimes.generation.transforms import softmax, truncated
 from sdk.runtimes.generation.trigram_table import TrigramTable
 from sdk.runtimes.generation.verifiers import named
@@ -152,13 +156,27 @@ def model_drafter(model: Model, **settings: Any) -> ModelDrafter:
     return ModelDrafter(session, sampling="deterministic", **settings)
 
 
+def sorted_drafter(model: Model) -> SortedDrafter:
+    contexts, draft = Contexts(), near(model, 5, noise=0.3)
+    first = Giving(near(draft, 6, noise=0.3), V, contexts, capacity=512)
+    second = Taking(draft, V, contexts, joined=False, capacity=512)
+    return SortedDrafter([first, second], sampling="deterministic")
+
+
 DRAFTERS: dict[str, Callable[[Model], Drafter]] = {
     "prompt lookup": lambda model: PromptLookupDrafter(),
     "trigram": lambda model: TrigramDrafter(TrigramTable(V)),
     "chain": model_drafter,
     "tree": lambda model: model_drafter(model, branching_factor=2),
     "fused": lambda model: FusedDrafter(model_drafter(model), PromptLookupDrafter()),
+    "sorted": sorted_drafter,
+    "lexical unit": lambda model: LexicalUnitDrafter(3),
+    "source lookup": lambda model: SourceLookupDrafter(list(range(V)) * 2),
 }
+
+
+UNRELATED = ("lexical unit", "source lookup")
+"""Guesses that have nothing to do with this model."""
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -181,7 +199,7 @@ def test_speculation_changes_no_token(name: str, temperature: float) -> None:
         )
         assert plain.tokens == forced.tokens == drafted.tokens == alone.tokens
         accepted += alone.statistics.draft_tokens_accepted
-    assert accepted >= 5
+    assert accepted >= 5 or name in UNRELATED
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
