@@ -1,0 +1,277 @@
+"""Plugin kernels as TensorRT's quick plugins: the registration follows from the `KernelSpec`.
+
+TensorRT wants the sizes of outputs as expressions of those of the inputs. They come from the
+kernel's plain function, run on tensors without data whose sizes are symbols. What runs is the C
+function of the kernel's `cuda.cu`.
+
+This has not run: it is written against TensorRT's documentation, and the tests drive it with a
+stand-in. Compiles for TensorRT therefore take a kernel apart; a plugin is for those who build
+networks by hand, after `register`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+from torch.utils._sympy.functions import FloorDiv
+
+from sdk.errors import EngineError, InputError
+from sdk.extras import require
+from sdk.kernels.interface import DTYPES, CTensor, CValue
+from sdk.kernels.spec import Case, KernelSpec
+
+TYPES = {"int": int, "float": float, "bool": bool}
+# TensorRT's name of a dtype -> ours.
+NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8",
+         "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}  # fmt: skip
+OF_NAME = {ours: theirs for theirs, ours in NAMES.items()}
+Size = Callable[[Sequence[Sequence[Any]]], Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Of one output: its dtype, and each of its sizes from the sizes of all inputs."""
+
+    dtype: str
+    sizes: tuple[Size, ...]
+
+
+def register(spec: KernelSpec, code: ctypes.CDLL) -> None:
+    """Make `edge::<name>` a plugin of TensorRT, run by the functions of `code`."""
+    plugins = require("tensorrt.plugin", purpose="A plugin of TensorRT")
+    trt = require("tensorrt", purpose="A plugin of TensorRT")
+    plugins.register(spec.name)(_description(spec, plugins, trt))
+    plugins.impl(spec.name)(_implementation(spec, code))
+
+
+def _description(spec: KernelSpec, plugins: Any, trt: Any) -> Callable[..., Any]:
+    def describe(*given: Any) -> Any:
+        tensors, attributes = given[: len(spec.tensors)], given[len(spec.tensors) :]
+        dtypes = [NAMES[tensor.dtype.name] for tensor in tensors]
+        ranks = [len(tensor.shape_expr) for tensor in tensors]
+        rules = rules_of(spec, dtypes, ranks, dict(zip(_names(spec), attributes, strict=True)))
+        sizes = [list(tensor.shape_expr) for tensor in tensors]
+        made = tuple(
+            plugins.from_shape_expr(
+                tuple(size(sizes) for size in rule.sizes), getattr(trt, OF_NAME[rule.dtype].lower())
+            )
+            for rule in rules
+        )
+        return made[0] if spec.outputs == 1 else made
+
+    one = plugins.TensorDesc
+    returned = one if spec.outputs == 1 else tuple[(one,) * spec.outputs]  # type: ignore[misc]
+    describe.__signature__ = _signature(spec, one, (), returned)  # type: ignore[attr-defined]
+    return describe
+
+
+def _implementation(spec: KernelSpec, code: ctypes.CDLL) -> Callable[..., None]:
+    def run(*given: Any) -> None:
+        *arguments, outputs, stream = given
+        tensors = arguments[: len(spec.tensors)]
+        values = _values(spec, arguments[len(spec.tensors) :])
+        call_cuda(spec, code, tensors, values, outputs, stream)
+
+    any_type = inspect.Parameter.empty
+    run.__signature__ = _signature(spec, any_type, ("outputs", "stream"), any_type)  # type: ignore[attr-defined]
+    return run
+
+
+def _signature(spec: KernelSpec, tensor: Any, more: Sequence[str], returned: Any) -> Any:
+    """What TensorRT reads: names and types of tensors and attributes."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    given = [inspect.Parameter(p.name, kind, annotation=tensor) for p in spec.tensors]
+    given += [inspect.Parameter(p.name, kind, annotation=TYPES[p.kind]) for p in spec.attributes]
+    given += [inspect.Parameter(name, kind) for name in more]
+    return inspect.Signature(given, return_annotation=returned)
+
+
+def call_cuda(
+    spec: KernelSpec,
+    code: ctypes.CDLL,
+    tensors: Sequence[Any],
+    values: Any,
+    outputs: Sequence[Any],
+    stream: int,
+) -> None:
+    """Run the kernel's CUDA code on tensors of the device, in their stream.
+
+    They have `data_ptr`, `shape`, `strides` and `dtype` as TensorRT's have. The workspace is the
+    stream's: taken before and given back after what runs in it.
+    """
+    inputs = (CTensor * len(tensors))(*map(_described, tensors))
+    results = (CTensor * len(outputs))(*map(_described, outputs))
+    size = _workspace_size(spec, code, inputs)
+    with _Workspace(size, stream) as workspace:
+        function = getattr(code, f"{spec.short}_cuda")
+        function.restype = ctypes.c_char_p
+        message = function(
+            inputs, len(tensors), values, results, ctypes.c_void_p(workspace),
+            ctypes.c_void_p(stream),
+        )  # fmt: skip
+    if message is not None:
+        raise EngineError(f"The kernel {spec.name} refuses.", got=message.decode())
+
+
+def _workspace_size(spec: KernelSpec, code: ctypes.CDLL, inputs: Any) -> int:
+    asked = getattr(code, f"{spec.short}_cuda_workspace", None)
+    if asked is None:
+        return 0
+    asked.restype = ctypes.c_size_t
+    return int(asked(inputs))
+
+
+class _Workspace:
+    """Bytes of the device's memory, in the order of a stream."""
+
+    def __init__(self, size: int, stream: int) -> None:
+        self._size, self._stream, self._pointer = size, stream, 0
+
+    def __enter__(self) -> int | None:
+        if self._size:
+            status, self._pointer = _runtime().cudaMallocAsync(self._size, self._stream)
+            _check(status)
+        return self._pointer or None
+
+    def __exit__(self, *_: object) -> None:
+        if self._size:
+            _check(_runtime().cudaFreeAsync(self._pointer, self._stream)[0])
+
+
+def _runtime() -> Any:
+    return require("cuda.bindings.runtime", purpose="A plugin of TensorRT")
+
+
+def _check(status: Any) -> None:
+    if int(status):
+        raise EngineError("CUDA has no memory for a kernel's workspace.", got=str(status))
+
+
+def _described(tensor: Any) -> CTensor:
+    dtype = NAMES[tensor.dtype.name]
+    found = CTensor(data=tensor.data_ptr, rank=len(tensor.shape), dtype=DTYPES.index(dtype))
+    found.shape[: found.rank] = list(tensor.shape)
+    found.strides[: found.rank] = list(tensor.strides)
+    return found
+
+
+def _values(spec: KernelSpec, attributes: Sequence[Any]) -> Any:
+    values = (CValue * max(len(attributes), 1))()
+    for value, parameter, given in zip(values, spec.attributes, attributes, strict=False):
+        if parameter.kind == "float":
+            value.number = float(given)
+        else:
+            value.integer = int(given)
+    return values
+
+
+def _names(spec: KernelSpec) -> list[str]:
+    return [p.name for p in spec.attributes]
+
+
+def rules_of(
+    spec: KernelSpec,
+    dtypes: Sequence[str],
+    ranks: Sequence[int],
+    attributes: Mapping[str, int | float | bool],
+) -> list[Rule]:
+    """The outputs for inputs of these dtypes and numbers of axes, whatever their sizes.
+
+    A sample of the kernel's gives the sizes to begin with: they must belong together.
+    """
+    case = _alike(spec, dtypes, ranks)
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+    free = [StatelessSymbolicContext([DimDynamic.DYNAMIC] * rank) for rank in ranks]
+    given = [t for t in case.tensors if t is not None]
+    fake = [
+        mode.from_tensor(tensor, symbolic_context=context)
+        for tensor, context in zip(given, free, strict=True)
+    ]
+    with mode:
+        made = spec.reference(*fake, **{**case.attributes, **attributes})
+    places = _places(fake, environment)
+    outputs = made if isinstance(made, tuple) else (made,)
+    return [
+        Rule(
+            str(output.dtype).removeprefix("torch."),
+            tuple(_size(size, places, environment) for size in output.shape),
+        )
+        for output in outputs
+    ]
+
+
+def _alike(spec: KernelSpec, dtypes: Sequence[str], ranks: Sequence[int]) -> Case:
+    wanted = list(zip(dtypes, ranks, strict=True))
+    for case in spec.sample(np.random.default_rng(0)):
+        found = [(str(t.dtype)[6:], t.ndim) for t in case.tensors if t is not None]
+        full = len(found) == len(spec.tensors)
+        if full and found == wanted and all(s > 1 for t in case.tensors for s in t.shape):  # type: ignore[union-attr]
+            return case
+    raise InputError(
+        f"{spec.name} has no sample of these inputs.",
+        expected="dtypes and numbers of axes as in one of its samples, and every tensor given",
+        got=wanted,
+    )
+
+
+def _places(
+    fake: Sequence[torch.Tensor], environment: ShapeEnv
+) -> dict[sympy.Symbol, tuple[int, int]]:
+    """Symbol -> an input and an axis that have it for a size."""
+    found: dict[sympy.Symbol, tuple[int, int]] = {}
+    for i, tensor in enumerate(fake):
+        for axis, size in enumerate(tensor.shape):
+            expression = environment.simplify(sympy.sympify(_expression(size)))
+            if isinstance(expression, sympy.Symbol):
+                found.setdefault(expression, (i, axis))
+    return found
+
+
+def _expression(size: int | torch.SymInt) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _size(
+    size: int | torch.SymInt, places: Mapping[sympy.Symbol, tuple[int, int]], environment: ShapeEnv
+) -> Size:
+    expression = environment.simplify(sympy.sympify(_expression(size)))
+
+    def value(part: Any, sizes: Sequence[Sequence[Any]]) -> Any:
+        if isinstance(part, sympy.Integer):
+            return int(part)
+        if part in places:
+            i, axis = places[part]
+            return sizes[i][axis]
+        operands = [value(argument, sizes) for argument in part.args]
+        if isinstance(part, sympy.Add):
+            return _folded(operands, lambda a, b: a + b)
+        if isinstance(part, sympy.Mul):
+            return _folded(operands, lambda a, b: a * b)
+        if isinstance(part, FloorDiv):
+            return operands[0] // operands[1]
+        raise InputError("A size is no expression that TensorRT takes.", got=str(part))
+
+    return lambda sizes: value(expression, sizes)
+
+
+def _folded(operands: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
+    """Numbers last: TensorRT's expressions take them on their right."""
+    ordered = sorted(operands, key=lambda operand: isinstance(operand, int))
+    total = ordered[0]
+    for operand in ordered[1:]:
+        total = combine(total, operand)
+    return total
