@@ -252,7 +252,8 @@ class LanguageModel:
         """Search for outputs of a high reward; `Model.plan` says how."""
         if self.tokenizer is None:
             raise self._without_tokenizer("a reward of texts")
-        tokens, config = self.encode(prompt), self._config(settings)
+        tokens, source = self._read(self.encode(prompt))
+        config = self._config(settings)
         drafter, text = self._drafter(options.drafter), self.tokenizer.decode
         planner = Planner(
             self.cached,
@@ -264,6 +265,7 @@ class LanguageModel:
             budget=None if drafter is None else self._budget(options.num_draft_tokens),
             constraint=self._constraint(options.constraint, config.eos),
             transforms=options.transforms,
+            source=source,
         )
         found = planner.run()
         outputs = tuple((text(output), reward) for output, reward in found.outputs)
