@@ -12,7 +12,7 @@ enum { X, PLANES, SCALES, BIAS };
 
 // --- code for any processor: tables of the sums of 4 activations under 16 masks ---
 
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q).scale; }
+float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
 
 void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
     int16_t *sums = reinterpret_cast<int16_t *>(tables);
@@ -72,6 +72,8 @@ const linear_fdb_code &code() {
             if (__builtin_cpu_supports("avx512vbmi")) return linear_fdb_avx512;
             return linear_fdb_avx2;
         case Isa::avx2: return linear_fdb_avx2;
+#elif defined(__aarch64__)
+        case Isa::neon: return linear_fdb_neon;
 #endif
         default: return linear_fdb_portable;
     }
@@ -111,8 +113,14 @@ const char *shape(const edge_tensor *inputs, int32_t count, const edge_value *at
 }
 
 struct Rooms {
-    Scratch row, bytes, tables, steps, planes, scales, bias;
+    Scratch row, bytes, tables, steps, lows, planes, scales, bias;
 };
+
+int32_t sum_of_negatives(const int8_t *q, int64_t count) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < count; ++k) sum += q[k] < 0 ? q[k] : 0;
+    return sum;
+}
 
 // Quantizes all rows and makes their tables; what a call points to lives until the thread's next one.
 void prepare(const edge_pool *pool, const linear_fdb_code &use, const edge_tensor &x, linear_fdb_call &call, Rooms &rooms) {
@@ -121,16 +129,19 @@ void prepare(const edge_pool *pool, const linear_fdb_code &use, const edge_tenso
     int8_t *bytes = rooms.bytes.get<int8_t>(call.depth * call.rows);
     uint8_t *tables = rooms.tables.get<uint8_t>(call.rows * size);
     float *steps = rooms.steps.get<float>(call.rows * blocks);
+    int32_t *lows = rooms.lows.get<int32_t>(call.rows * blocks);
     parallel_for(pool, call.rows, 1 + (1 << 15) / (call.depth + 1), [&](int64_t start, int64_t stop) {
         for (int64_t m = start; m < stop; ++m) {
             const float *values = row_of(x, m, row + m * call.depth);
             int8_t *q = bytes + m * call.depth;
-            for (int64_t b = 0; b < blocks; ++b)
+            for (int64_t b = 0; b < blocks; ++b) {
                 steps[m * blocks + b] = use.quantize(values + b * call.block, call.block, q + b * call.block);
+                lows[m * blocks + b] = sum_of_negatives(q + b * call.block, call.block);
+            }
             use.make_tables(q, call.depth / UNIT, tables + m * size);
         }
     });
-    call.tables = tables, call.steps = steps;
+    call.tables = tables, call.steps = steps, call.lows = lows;
 }
 
 const char *compute(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,

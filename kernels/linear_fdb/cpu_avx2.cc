@@ -12,7 +12,7 @@ using I = __m256i;
 constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT, HALF = 8;
 constexpr int64_t TABLE = 32;  // of a unit: for bit j the activations j, 8 + j, 16 + j, 24 + j
 
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q).scale; }
+float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
 
 void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
     for (int64_t u = 0; u < units; ++u)

@@ -1,7 +1,7 @@
 // AVX-512 with VBMI: nobody multiplies. The sums of 4 activations under all 16 masks are a table of 16 entries; four
-// such tables, for the four bytes of a word, make one of 64, in which vpermb looks 4 bits of 64 bytes up at once.
-// A sum has 10 bits: it is its lower 7 and its upper 3, and vpdpbusd adds the four bytes of each word, the upper ones
-// times 128.
+// such tables, for the four bytes of a word, make one of 64, in which vpermb looks 4 bits of 64 bytes up at once. Less
+// the smallest of them, which is the sum of the negative activations, the sums are unsigned bytes, and vpdpbusd adds the
+// four bytes of each word.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 takes its own _mm512_undefined for a mistake
 #endif
@@ -15,24 +15,25 @@ namespace {
 
 using I = __m512i;
 constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT;
-constexpr int64_t TABLE = 256;  // of a unit: lower and upper parts for bits 0-3 of each byte, then for bits 4-7
+constexpr int64_t TABLE = 128;  // of a unit: for bits 0-3 of each byte, then for bits 4-7
 constexpr int64_t STEP = 128;   // bytes of a unit of a tile
 // How far ahead planes are fetched: bytes of a tile into the nearest cache, tiles into the next one.
 constexpr int64_t AHEAD = 1024, NEXT = 8;
 
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q).scale; }
+float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
 
 void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
     alignas(64) uint8_t masks[64];
     for (int i = 0; i < 64; ++i) masks[i] = i / 4 >> i % 4 & 1;
-    const I under = _mm512_load_si512(masks), seven = _mm512_set1_epi32(127);
+    const I under = _mm512_load_si512(masks), one = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
     for (int64_t i = 0; i < units * 8; ++i) {  // 4 activations each
         int32_t quad;
         std::memcpy(&quad, q + 4 * i, 4);
-        const I sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), under, _mm512_set1_epi32(quad));
-        uint8_t *table = tables + i / 8 * TABLE + i % 2 * 128 + i % 8 / 2 * 16;
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(table), _mm512_cvtepi32_epi8(_mm512_and_si512(sums, seven)));
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(table + 64), _mm512_cvtepi32_epi8(_mm512_srai_epi32(sums, 7)));
+        const I x = _mm512_set1_epi32(quad);
+        const I low = _mm512_dpbusd_epi32(zero, one, _mm512_min_epi8(x, zero));
+        const I sums = _mm512_sub_epi32(_mm512_dpbusd_epi32(zero, under, x), low);
+        uint8_t *table = tables + i / 8 * TABLE + i % 2 * 64 + i % 8 / 2 * 16;
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(table), _mm512_cvtepi32_epi8(sums));
     }
 }
 
@@ -45,15 +46,14 @@ inline I look_up(I index, I table) {
 
 inline void add_products(I &sum, I a, I b) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
-// Sums of a block of R rows' activations under V masks, from V places; `stride` lies between the tables of rows.
+// Adds a block of R rows' activations under V masks, from V places, less the negative ones; `stride` lies between the
+// tables of rows.
 template <int R, int V>
 [[gnu::always_inline]] inline void masked_sums(const uint8_t *const (&from)[V], const uint8_t *tables, int64_t stride,
                                                int64_t units, I (&sums)[R][V]) {
     const int64_t next = NEXT * STEP * (stride / TABLE);
     const I four = _mm512_set1_epi8(15), which = _mm512_set1_epi32(0x30201000);
-    const I one = _mm512_set1_epi8(1), high = _mm512_set1_epi8(-128);
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = _mm512_setzero_si512();
+    const I one = _mm512_set1_epi8(1);
     for (int64_t u = 0; u < units; ++u, tables += TABLE) {
         I bits[V];
         for (int v = 0; v < V; ++v) {
@@ -66,12 +66,8 @@ template <int R, int V>
             for (int v = 0; v < V; ++v)
                 index[v] = _mm512_ternarylogic_epi32(part ? _mm512_srli_epi16(bits[v], 4) : bits[v], four, which, 0xea);
             for (int r = 0; r < R; ++r) {
-                const I lower = _mm512_loadu_si512(tables + r * stride + part * 128);
-                const I upper = _mm512_loadu_si512(tables + r * stride + part * 128 + 64);
-                for (int v = 0; v < V; ++v) {
-                    add_products(sums[r][v], look_up(index[v], lower), one);
-                    add_products(sums[r][v], high, look_up(index[v], upper));
-                }
+                const I table = _mm512_loadu_si512(tables + r * stride + part * 64);
+                for (int v = 0; v < V; ++v) add_products(sums[r][v], look_up(index[v], table), one);
             }
         }
     }
@@ -116,11 +112,16 @@ template <int R, int C>
         all = all && (is_set(call, index) || any(scale[v]));
     }
     I sums[R][2 * C];
+    for (int r = 0; r < R; ++r) {
+        const I low = _mm512_set1_epi32(call->lows[(at.row + r) * (depth / call->block) + block]);
+        for (int v = 0; v < 2 * C; ++v) sums[r][v] = low;
+    }
     if (all) {
         masked_sums<R, 2 * C>(from, tables, stride, units, sums);
     } else {
         for (int v = 0; v < 2 * C; ++v) {
             I one[R][1];
+            for (int r = 0; r < R; ++r) one[r][0] = sums[r][v];
             const uint8_t *const place[1] = {from[v]};
             masked_sums<R, 1>(place, tables, stride, any(scale[v]) ? units : 0, one);
             for (int r = 0; r < R; ++r) sums[r][v] = one[r][0];

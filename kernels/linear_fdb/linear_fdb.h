@@ -17,6 +17,7 @@ extern const edge_kernel edge_kernel_linear_fdb;
 
 #define LINEAR_FDB_TILE 16
 #define LINEAR_FDB_UNIT 32
+#define LINEAR_FDB_LIMIT 63 /* of the activations' integers: sums of 4, less the smallest one, fit a byte */
 
 typedef struct linear_fdb_call {
     int64_t rows, columns, depth; /* M, N, K */
@@ -28,13 +29,14 @@ typedef struct linear_fdb_call {
     float *output;                /* [rows][columns] */
     const uint8_t *tables;        /* [rows][depth / 32] tables */
     const float *steps;           /* [rows][depth / block]: the scales of the activations */
+    const int32_t *lows;          /* [rows][depth / block]: the sums of the negative ones */
 } linear_fdb_call;
 
 typedef struct linear_fdb_code {
     int64_t table_bytes; /* of a unit; a multiple of 32 */
     /* The tables of `units` units of integers. */
     void (*make_tables)(const int8_t *q, int64_t units, uint8_t *tables);
-    /* A block of activations to int8; gives its scale. */
+    /* A block of activations to integers; gives its scale. */
     float (*quantize)(const float *x, int64_t count, int8_t *q);
     /* Tiles [start, stop) of the output. */
     void (*run)(const linear_fdb_call *call, int64_t start, int64_t stop);

@@ -70,6 +70,8 @@ const linear_nbits_code &code() {
         case Isa::amx: return linear_nbits_amx;
         case Isa::avx512: return linear_nbits_avx512;
         case Isa::avx2: return linear_nbits_avx2;
+#elif defined(__aarch64__)
+        case Isa::neon: return linear_nbits_neon;
 #endif
         default: return linear_nbits_portable;
     }

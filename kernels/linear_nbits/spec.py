@@ -43,13 +43,13 @@ def block_of(group: int, multiple: int) -> int:
     return next(size for size in range(MOST, 0, -multiple) if group % size == 0)
 
 
-def to_int8(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def to_int8(x: Tensor, block: int, limit: float = 127.0) -> tuple[Tensor, Tensor]:
     """[..., K] -> integers [..., K / block, block] and steps [..., K / block, 1], in x's dtype."""
     blocks = x.to(torch.float32).unflatten(-1, (x.shape[-1] // block, block))
     most = blocks.abs().amax(-1, keepdim=True)
     wrong = ~(most < torch.inf)
     used = (most >= SMALLEST) & ~wrong
-    steps = torch.where(used, most, 127.0) / 127.0
+    steps = torch.where(used, most, limit) / limit
     q = torch.round(torch.where(used, blocks, 0.0) * (1.0 / steps))
     steps = torch.where(used, steps, torch.where(wrong, torch.nan, 0.0))
     return q.to(x.dtype), steps.to(x.dtype)

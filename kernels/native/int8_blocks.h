@@ -1,7 +1,7 @@
 // Activations on an int8 grid, a scale for each block: what the linear kernels multiply. Internal linkage, as in pool.h.
 //
-// scale = max |x| / 127 and q = x * (1 / scale), rounded half to even, each step in float32: any machine gets the same
-// integers. A block below 2^-118, whose scale would be no normal number, counts as zeros. A block with a NaN or an
+// scale = max |x| / 127 (or another limit) and q = x * (1 / scale), rounded half to even, each step in float32: any
+// machine gets the same integers. A block below 2^-118, whose scale would be no normal number, counts as zeros. A block with a NaN or an
 // infinity has the scale NaN, which makes the row NaN.
 #ifndef EDGE_INT8_BLOCKS_H
 #define EDGE_INT8_BLOCKS_H
@@ -67,7 +67,7 @@ struct Int8Block {
     int32_t sum;
 };
 
-inline Int8Block to_int8(const float *x, int64_t count, int8_t *q) {
+inline Int8Block to_int8(const float *x, int64_t count, int8_t *q, float limit = 127.0f) {
     Ints most = {};
     for (int64_t i = 0; i < count; i += LANES) {
         const Ints bits = load_as<Ints>(x + i) & 0x7fffffff;
@@ -82,7 +82,7 @@ inline Int8Block to_int8(const float *x, int64_t count, int8_t *q) {
     }
     float largest;
     std::memcpy(&largest, &peak, 4);
-    const float scale = largest / 127.0f;
+    const float scale = largest / limit;
     const Floats inverse = all(1.0f / scale);
     Ints total = {};
     for (int64_t i = 0; i < count; i += LANES) {
