@@ -30,6 +30,7 @@ from sdk.processor import Processor
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+Shape = tuple[int | None, int | None]
 GENERATION, SEQ2SEQ = "text-generation", "text2text-generation"
 # Outputs that only a next step of generation reads.
 CACHES = ("past_key_values", "cache_params", "mems", "past_buckets_states", "states")
@@ -52,6 +53,8 @@ class Resolved:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """More files for the artifact."""
     language: Language | None = None
+    calibration: Sequence[Mapping[str, Any]] = ()
+    """Inputs to calibrate on, where the caller has none."""
     more: Mapping[str, Resolved] = field(default_factory=dict)
     """Further functions of the artifact, by name."""
 
@@ -65,6 +68,7 @@ def resolve(
     features: bool = False,
     layers: tuple[int, int] | None = None,
     attention: str = ENGINE,
+    shape: Shape | None = None,
 ) -> Resolved:
     """`model` as a module with inputs, if it is one of Hugging Face's; else all as it was.
 
@@ -73,6 +77,7 @@ def resolve(
         `text-generation` it is made a step over a cache, for `text2text-generation` a step and
         what reads its source.
     features, layers, attention: of such a step; see `sdk.compile`.
+    shape: tokens at once and of context, where a step must have fixed ones; None for defaults.
 
     Raises InputError for folders that cannot be loaded safely and as a whole.
     """
@@ -88,7 +93,7 @@ def resolve(
     if task == GENERATION:
         _check_none(inputs, dynamic)
         options = {"features": features, "layers": layers, "attention": attention}
-        return _generative(loaded, folder, notes, **options)
+        return _generative(loaded, folder, notes, shape, **options)
     if task == SEQ2SEQ:
         _check_none(inputs, dynamic)
         return _translating(loaded, folder, notes)
@@ -125,12 +130,19 @@ def _check_none(*given: object) -> None:
 
 
 def _generative(
-    model: PreTrainedModel, folder: Path | None, notes: dict[str, str], **options: Any
+    model: PreTrainedModel,
+    folder: Path | None,
+    notes: dict[str, str],
+    shape: Shape | None,
+    **options: Any,
 ) -> Resolved:
     """The model as a function `step`."""
+    from sdk.compilers.fixed_steps import fixed
     from sdk.compilers.huggingface_generation import generative
 
     made = generative(model, folder, **options)
+    if shape is not None:
+        made = fixed(made, width=shape[0], context=shape[1])
     return Resolved(
         made.step,
         made.inputs,
@@ -140,6 +152,7 @@ def _generative(
         checks=made.checks,
         files=made.files,
         language=made.language,
+        calibration=made.calibration,
     )
 
 

@@ -48,10 +48,13 @@ class Generative:
     """One token behind a real past."""
     checks: list[Feed]
     """A tree behind it, and a prompt without a past."""
-    dynamic: Proposed
+    dynamic: Proposed | None
+    """None where all shapes are fixed."""
     files: Mapping[str, bytes]
     language: Language | None
     """None of a segment that goes on from another's features: it generates nothing by itself."""
+    calibration: Sequence[Feed] = ()
+    """Steps in real texts, where the target needs some."""
 
 
 def generative(

@@ -33,6 +33,8 @@ def compile(
     features: bool = False,
     layers: tuple[int, int] | None = None,
     attention: str = "engine",
+    width: int | None = None,
+    context: int | None = None,
     dynamic: Mapping[str, Mapping[int, Dim]] | None = None,
     calibration: Iterable[Any] = (),
     check: Iterable[Any] = (),
@@ -73,6 +75,8 @@ def compile(
         those that do not begin at 0 go on from the features of the ones before.
     attention: what a language model attends by: the `engine`'s own operators, or the `kernel`
         `edge::tree_attention`, which reads a long cache faster where the target has it.
+    width, context: tokens that a language model reads at once on an NPU, whose shapes are fixed,
+        and tokens that its cache holds there; default 8, and 256 or what the model has.
     dynamic: input name -> axis -> `sdk.Dim`, for sizes that vary.
     calibration: batches of real inputs; needed for int8, a16w8 and fp8.
     check: further batches to check on; by default the first calibration batches.
@@ -114,6 +118,8 @@ def compile(
             features=features,
             layers=layers,
             attention=attention,
+            width=width,
+            context=context,
             calibration=calibration,
             check=check,
             metric=metric,

@@ -49,6 +49,8 @@ class Settings:
     task: str | None = None
     features: bool = False
     layers: tuple[int, int] | None = None
+    width: int | None = None
+    context: int | None = None
     attention: str = "engine"
     calibration: Iterable[Any] = ()
     check: Iterable[Any] = ()

@@ -19,6 +19,7 @@ import numpy as np
 from sdk.artifact import Artifact, publish, staging
 from sdk.building import Builder, Settings, check_target
 from sdk.environment import COMPILING, versions
+from sdk.errors import InputError
 from sdk.evidence import Built, candidate_of, provenance_of, write_evidence
 from sdk.extras import require
 from sdk.feeds import Feed
@@ -73,6 +74,7 @@ def prepared(
         "features": settings.features,
         "layers": settings.layers,
         "attention": settings.attention,
+        "shape": (settings.width, settings.context) if _fixed(settings) else None,
     }
     found = resolve(model, inputs, dynamic, task=settings.task, **options)
     model, inputs, dynamic = found.model, found.inputs, found.dynamic
@@ -83,6 +85,7 @@ def prepared(
         function=found.function,
         files=found.files,
         language=found.language,
+        calibration=settings.calibration or found.calibration,
         more=found.more,
         provenance={**found.provenance, **settings.provenance},
     )
@@ -95,6 +98,18 @@ def prepared(
         example = example_feed(model, inputs) or program.signature.zeros()
         given = model if isinstance(model, Program) and model.base is not None else None
         yield kind(settings, folder, program, example, given)
+
+
+def _fixed(settings: Settings) -> bool:
+    """Whether a language model must have fixed shapes; InputError where sizes come to nothing."""
+    npu = settings.target.device == "npu" and settings.task == "text-generation"
+    if not npu and (settings.width or settings.context):
+        raise InputError(
+            "width and context are those of language models on NPUs.",
+            got=f"{settings.target}, task {settings.task}",
+            fix="leave them out: elsewhere each step has the size that it needs",
+        )
+    return npu
 
 
 def candidates(builder: Builder) -> tuple[Built | None, Built | None]:

@@ -95,7 +95,7 @@ class CostTable:
         cls, session: DecoderSession, *, widths: Sequence[int] = (1, 2, 3, 5, 9, 17), runs: int = 7
     ) -> CostTable:
         """By the clock, in turn, on a session with a few committed tokens; it stays as it is."""
-        room = session.capacity - session.length
+        room = min(session.capacity - session.length, getattr(session, "widest", session.capacity))
         fitting = [width for width in widths if width <= room]
         times: dict[int, list[float]] = {width: [] for width in fitting}
         for _ in range(runs):

@@ -22,6 +22,11 @@ class Cached:
         """The committed tokens, in the cache's order."""
         self._busy = threading.Lock()
 
+    @property
+    def widest(self) -> int:
+        """Tokens of a pass at most: fewer than the context where shapes are fixed."""
+        return int(getattr(self.session, "widest", self.session.capacity))
+
     def fork(self) -> Cached:
         """A cache of its own with the same tokens."""
         forked = Cached(self.session.fork())

@@ -174,7 +174,7 @@ class Generation:
     def _draft(self) -> DraftTree:
         """What to verify; never more than the context, the request and the budget have room for."""
         session = self._cached.session
-        room = min(session.capacity - len(self._context), self._left() - 1)
+        room = min(session.capacity - len(self._context), self._left() - 1, self._cached.widest - 1)
         forced = self._forced()
         if forced:
             return as_chain(forced[: max(room, 0)])

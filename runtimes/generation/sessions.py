@@ -47,6 +47,8 @@ class Sizes:
     """Width of the features that come out."""
     named: bool
     """Whether tokens are fed."""
+    width: int | None = None
+    """Tokens of each pass, where their number is fixed."""
 
     @classmethod
     def of(cls, signature: Signature) -> Sizes:
@@ -66,6 +68,7 @@ class Sizes:
             taken=_fixed(inputs[FROM], 2) if FROM in inputs else 0,
             given=_fixed(outputs["features"], 1) if "features" in outputs else 0,
             named="tokens" in inputs,
+            width=fixed if isinstance(fixed := inputs["positions"].shape[1], int) else None,
         )
 
 
@@ -119,10 +122,14 @@ class StepSession:
         self._sizes = sizes = Sizes.of(session.signature)
         self.capacity, self.vocabulary = sizes.capacity, sizes.vocabulary
         self.feature_width, self.given_width = sizes.taken, sizes.given
+        self.widest = sizes.width or sizes.capacity
         self.length = 0
         shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
         self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
         self._features = np.zeros((sizes.capacity if sizes.given else 0, sizes.given), np.float32)
+        if sizes.width is not None:
+            for past in (self._keys, self._values):
+                past.resize(sizes.capacity, 0)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
         self._outputs: dict[str, NDArray[np.float32]] = {}
         self._last: Bound | None = None
@@ -130,11 +137,12 @@ class StepSession:
 
     def extend(self, tokens: Sequence[int], *, features: Features | None = None) -> None:
         """Feed known tokens in chunks and commit them; `features` [m, F] where they are taken."""
-        for start in range(0, len(tokens), CHUNK):
-            chunk = list(tokens[start : start + CHUNK])
-            fed = None if features is None else features[start : start + CHUNK]
+        size = min(CHUNK, self.widest)
+        for start in range(0, len(tokens), size):
+            chunk = list(tokens[start : start + size])
+            fed = None if features is None else features[start : start + size]
             count = len(chunk)
-            if count > PADDED // 2:
+            if count > PADDED // 2 and self._sizes.width is None:
                 chunk += [0] * (min(-(-count // PADDED) * PADDED, self.capacity) - count)
             self._check_room(count)
             self._feed(chunk, None, rows=1, features=fed)
@@ -150,7 +158,7 @@ class StepSession:
         """Logits after each token; the arrays are overwritten by the next call."""
         self._check_room(len(tokens))
         bound = self._feed(tokens, parents, rows=len(tokens), features=features)
-        return Step(bound.logits, bound.features)
+        return Step(bound.logits[: len(tokens)], bound.features)
 
     def features(self, start: int, stop: int) -> Features:
         """[stop - start, F] of committed tokens; a view of what the next commit may overwrite."""
@@ -209,10 +217,10 @@ class StepSession:
 
     def _check_room(self, count: int) -> None:
         room = self.capacity - self.length
-        if not 0 < count <= room:
+        if not 0 < count <= min(room, self.widest):
             raise GenerationError(
                 "The context has no room for these tokens.",
-                expected=f"1 to {room} tokens",
+                expected=f"1 to {min(room, self.widest)} tokens",
                 got=count,
             )
 
@@ -224,6 +232,9 @@ class StepSession:
         rows: int,
         features: Features | None = None,
     ) -> Bound:
+        if self._sizes.width is not None:
+            tokens, parents = self._filled(tokens, parents)
+            rows = self._sizes.width
         width = len(tokens)
         if self._keys.size >= 2 * bucket(self.length, self.capacity):
             self._fit(self.length, shrink=True)
@@ -246,6 +257,14 @@ class StepSession:
         self._last = bound
         return bound
 
+    def _filled(
+        self, tokens: Sequence[int], parents: Sequence[int] | None
+    ) -> tuple[list[int], list[int] | None]:
+        """As many tokens as a pass has: behind those at hand come some that nobody sees."""
+        more = self.widest - len(tokens)
+        branched = None if parents is None else [*parents, *[ROOT] * more]
+        return [*tokens, *[0] * more], branched
+
     def _show(self, bound: Bound) -> None:
         """Let the past mask show the committed rows."""
         if bound.seen < self.length:
@@ -267,7 +286,7 @@ class StepSession:
 
     def _fit(self, length: int, *, shrink: bool = False) -> None:
         """Give the cache the size for `length` rows; what was bound to another one is dropped."""
-        size = bucket(length, self.capacity)
+        size = bucket(length, self.capacity) if self._sizes.width is None else self.capacity
         if size > self._keys.size or (shrink and size < self._keys.size):
             for past in (self._keys, self._values):
                 past.resize(size, self.length)
