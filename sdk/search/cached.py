@@ -20,6 +20,7 @@ from sdk.environment import COMPILING, describe, versions
 from sdk.errors import EdgeError, ParityError, QuantizationError, UnsupportedOperatorError
 from sdk.evidence import Built, Facts
 from sdk.kernels.library import library_digest
+from sdk.kernels.needs import NATIVE
 from sdk.manifest import Fidelity, Greedy, KernelUse
 from sdk.parity import TOLERANCE, OutputParity, ParityReport
 from sdk.runtimes import open_session, support_of
@@ -207,7 +208,8 @@ def _kernels_of(program: Program) -> str:
     """The library's digest, where the program may get kernels from it."""
     from sdk.compilers.kernels import kernel_nodes  # imports torch
 
-    return library_digest() if any(kernel_nodes(program.exported)) else ""
+    may = program.kernel_policy == NATIVE or any(kernel_nodes(program.exported))
+    return library_digest() if may else ""
 
 
 @cache
