@@ -101,8 +101,8 @@ class KernelPass(Pass):
 
 
 def _tokens_first(rows: Tensor) -> Tensor:
-    """[1, heads, W, D] as [W, heads, D]."""
-    return rows.squeeze(0).transpose(0, 1)
+    """[1, heads, W, D] as [W, heads, D], by undoing what models did to their projections."""
+    return rows.transpose(1, 2).squeeze(0)
 
 
 class KernelAttention(Step):

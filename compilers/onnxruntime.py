@@ -12,6 +12,7 @@ from sdk.compilers.fixed import check_shapes
 from sdk.compilers.onnx_channels import fill_channels
 from sdk.compilers.onnx_classifiers import flatten_classifiers
 from sdk.compilers.onnx_decoder import use_in_place
+from sdk.compilers.onnx_decoder.fused import fuse
 from sdk.compilers.onnx_file import write_onnx
 from sdk.compilers.onnx_gates import fold_gates
 from sdk.compilers.onnx_linear import use_kernel
@@ -38,6 +39,8 @@ def compile_program(program: Program, target: Target, folder: Path) -> Build:
         fill_channels(file)
     if target.device == "cpu":
         file = use_in_place(program, file) or file
+    if "edge::tree_attention" in program.kernels:
+        fuse(file)
     native = program.kernel_policy == NATIVE and target.device == "cpu" and bits
     build = Build(file, sources, kernels=use_kernel(file) if native else ())
     return qnn.finish(build, target) if target.device == "npu" else build

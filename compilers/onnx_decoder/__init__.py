@@ -19,7 +19,8 @@ from onnx import TensorProto, helper
 
 from sdk.compilers.onnx_decoder import attention, norms, packed, rotary
 from sdk.compilers.onnx_decoder.attention import Attention
-from sdk.compilers.onnx_decoder.graph import DOMAIN, Graph, perm
+from sdk.compilers.onnx_decoder.gathered import gather
+from sdk.compilers.onnx_decoder.graph import DOMAIN, FLAT, Graph, perm
 from sdk.compilers.program import Program
 from sdk.signature import Dim, Signature
 
@@ -29,9 +30,7 @@ NAMES = ("last", "room", "bias")
 the scores [1, 1, W, rows]."""
 INPUTS = ("tokens", "positions", "rows", "past_mask", "new_mask")
 OUTPUTS = ("logits", "keys", "values")
-ROWS = ("Transpose", "GatherND", "Transpose")
 ALIGNED, TURNED = 8, 16  # what widths of heads are multiples of, and those that it can turn
-FLAT = ("MatMul", "MatMulNBits", "Add")
 
 
 def use_in_place(program: Program, file: Path) -> Path | None:
@@ -47,7 +46,7 @@ def use_in_place(program: Program, file: Path) -> Path | None:
         return None
     _Rewrite(model, graph, program.signature).attend(known)
     norms.fuse(graph)
-    _gather(graph)
+    gather(graph)
     if any(graph.readers[name] for name in ("past_mask", "new_mask")):
         return None
     kept = [value for value in model.graph.input if value.name not in ("past_mask", "new_mask")]
@@ -182,20 +181,3 @@ class Angles:
 def present(name: str) -> str:
     """The output that is the buffer `name` with new rows."""
     return name.replace("past_", "present_", 1)
-
-
-def _gather(graph: Graph) -> None:
-    """The rows whose logits are wanted, without turning all that was computed."""
-    picked = graph.made_by("logits", "Gather")
-    product = None if picked is None else graph.made_by(picked.input[0], *FLAT[:2])
-    if picked is None or product is None or graph.numbers(picked.input[1]) != [0]:
-        return
-    end = graph.up(product.input[0], *ROWS)
-    chosen = graph.up(product.input[0], *ROWS[:2])
-    rows = None if chosen is None else graph.made_by(chosen.input[1], "Unsqueeze")
-    if end is None or rows is None or rows.input[0] != "rows":
-        return
-    name = f"{end.input[0]}.rows"
-    graph.add("Gather", [end.input[0], "rows"], [name], axis=1)
-    product.input[0] = name
-    graph.sort()

@@ -11,6 +11,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from sdk.signature import Array
 
 DOMAIN = "com.microsoft"
+FLAT = ("MatMul", "MatMulNBits", "Add")
+"""What makes a value whose rows lie as they were computed."""
 
 
 class Graph:
