@@ -1,4 +1,8 @@
-"""The whole way once: teacher, student, artifacts for every engine here, profile of the best."""
+"""The whole way once: from training to artifacts for every engine here, and what they do.
+
+For pictures a student is trained and the fastest artifact profiled; for code, the models that come
+with the package are compiled, and generate with and without a draft.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
     from sdk.recipes.base import Student
 
 Progress = Callable[[str, int, int], None]
+PROMPT = "import os\nimport sys\n\n\ndef main(args):\n    parser = argparse."
+TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,38 @@ def run(
     profile = folder / "profile.html"
     sdk.profile(student.artifact.path).save(profile)
     return Demo(student, profile)
+
+
+@dataclass(frozen=True)
+class CodeDemo:
+    """The models as artifacts with their figures, and how the target went on from some code."""
+
+    student: Student
+    text: str
+    prompt: str = PROMPT
+
+    @property
+    def speeds(self) -> list[str]:
+        """A line for each kind of prompts and draft."""
+        return [
+            f"{row['prompts']}, draft: {row['draft']}: {row['tokens_per_second']:.0f} tokens per "
+            f"second ({row['speedup']:.2f}x), {row['tokens_per_pass']:.2f} per pass of 4 drafted"
+            for row in self.student.report["speculation"]
+        ]
+
+
+def run_code(
+    folder: Path,
+    *,
+    resume: bool = True,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> CodeDemo:
+    """Compile the models of code that come with the package into `folder`, and generate."""
+    say("1/2 compile target and drafts, and generate on prompts that they have not learnt from")
+    recipe = sdk.recipe("causal_lm", preset="shipped")
+    student = recipe.run(folder / "code.edge", resume=resume, overwrite=True, progress=progress)
+    say("2/2 go on from some code")
+    with sdk.load(student.artifact.path) as model:
+        text = model.generate(PROMPT, max_new_tokens=TOKENS, drafter="prompt_lookup").text
+    return CodeDemo(student, text)

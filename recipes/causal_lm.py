@@ -24,8 +24,10 @@ from torch import nn
 
 import sdk
 from sdk.artifact import Artifact, check_output
+from sdk.errors import InputError
 from sdk.extras import require
 from sdk.progress import Report, terminal
+from sdk.recipes import shipped
 from sdk.recipes.base import Recipe, Student
 from sdk.recipes.data import text, tokens
 from sdk.recipes.data.corpus import Corpus
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SHALLOW, TARGET, DRAFT, DISTILLED = "target-shallow", "target", "draft", "draft-distilled"
+SHIPPED = "shipped"
 FOLDERS = {
     SHALLOW: "target_hf",
     TARGET: "target_hf",
@@ -78,6 +81,7 @@ class CausalLM(Recipe):
             "batch": 2,
             "test_rows": 512, "prompts": 32,
         },
+        "shipped": {"weights": "shipped"},
     }  # fmt: skip
 
     CLAIM: ClassVar[str] = (
@@ -85,6 +89,8 @@ class CausalLM(Recipe):
         "% faster than one that is not, for other, larger models: the figures do not compare."
     )
 
+    weights: str = ""
+    """`shipped`: nothing is trained, the models are those that come with the package."""
     data: str = text.STDLIB
     """`stdlib`, `packages` (installed, permissively licensed) or a folder."""
     pattern: str = "*.py"
@@ -101,29 +107,38 @@ class CausalLM(Recipe):
     """How many rows in a thousand are exercises in editing."""
 
     vocabulary: int = 2048
+    """Tokens of the byte-level tokenizer."""
     context: int = 256
+    """Tokens of a row, and of the longest text that the models read."""
     width: int = 160
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
+    """Heads of keys and values, each for some of `heads`."""
     hidden: int = 432
+    """Width of the feed-forward part."""
     tied: bool = True
+    """Whether the output layer of the target shares the embedding; that of the draft does."""
     shallow_layers: int = 0
     """The target is trained with so many layers first, which are then repeated: see `stacked`."""
     draft_width: int = 64
+    """As above, of the draft."""
     draft_layers: int = 1
     draft_heads: int = 2
     draft_kv_heads: int = 1
     draft_hidden: int = 192
 
     batch: int = 4
+    """Rows of a step."""
     lr: float = 3e-3
     draft_lr: float = 4e-3
     distil_lr: float = 2e-3
     distil_share: float = 0.8
     """Weight of the target's law in the draft's last stage; the rest is the texts'."""
     steps: int = 200
+    """Of the target; with a time limit, the most that there can be."""
     shallow_steps: int = 0
+    """Of the stage with `shallow_layers`, where there is one."""
     draft_steps: int = 100
     distil_steps: int = 100
     minutes: float = 0.0
@@ -136,6 +151,7 @@ class CausalLM(Recipe):
     """The learning rate falls over this last share of a stage."""
     weight_decay: float = 0.1
     ema: float = 0.98
+    """Decay of the averaged weights, which are those that count, per step."""
     checkpoint_every: int = 100
     test_rows: int = 64
     """How many held-out rows the figures are of."""
@@ -146,6 +162,7 @@ class CausalLM(Recipe):
     engines: tuple[str, ...] = ()
     """Engines to compile for; empty: all that are present and run language models."""
     precision: str = "fp32"
+    """Of the target; drafts stay fp32."""
 
     @property
     def size(self) -> LlamaSize:
@@ -201,7 +218,13 @@ class CausalLM(Recipe):
         output = Path(output)
         check_output(output, overwrite=overwrite)
         usable(self.engines)
+        if self.weights not in ("", SHIPPED):
+            raise InputError(
+                f"There are no weights {self.weights!r}.", expected=f"nothing, or {SHIPPED!r}"
+            )
         space = Workspace.open(output, self, resume=resume)
+        if self.weights:
+            shipped.take_out(space.folder)
         with terminal(progress) as report, space.clock() as seconds:
             run = _Run(self, space, report)
             target = run.models()
@@ -231,8 +254,8 @@ class _Run:
         self.tokenizer: Tokenizer = library.Tokenizer.from_file(
             str(self.space.folder / "tokenizer.json")
         )
-        self.train_rows = Rows.open(self.space.folder / "train.npy")
-        self.test_rows = Rows.open(self.space.folder / "test.npy")
+        self.train_rows = Rows(self.space.folder / "train.npy")
+        self.test_rows = Rows(self.space.folder / "test.npy")
         self.lengths = torch.from_numpy(tokens.token_bytes(self.tokenizer))
 
     def models(self) -> Llama:
@@ -344,7 +367,6 @@ class _Run:
         save_folder(saved, self.space.folder / FOLDERS[stage])
 
     def _bits(self, model: nn.Module, rows: int) -> Bits:
-        # Rows are in random order, so that the first ones are of all texts.
         return bits(model, self.test_rows, self.lengths, rows_used=min(rows, len(self.test_rows)))
 
     def _course(self, stage: str) -> dict[str, Any]:

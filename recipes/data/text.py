@@ -84,16 +84,16 @@ def packages() -> Iterator[tuple[str, str, Path]]:
 
 def permissive(package: importlib.metadata.Distribution) -> bool:
     """Whether its metadata name permissive licences only; where they name none, it is not."""
-    fields = package.metadata
-    classifiers = [
-        text.rpartition("::")[2]
-        for text in fields.get_all("Classifier") or []
-        if text.startswith("License ::")
-    ]
+    fields = {
+        name: package.metadata.get_all(name) or []
+        for name in ("License-Expression", "License", "Classifier")
+    }
+    stated = [*fields["License-Expression"]]
     # A whole licence in the field `License` names other people's licences, too: its first line.
-    named = (fields.get("License") or "").strip().splitlines()[:1]
-    stated = " ; ".join([fields.get("License-Expression") or "", *named, *classifiers])
-    return bool(PERMISSIVE.search(stated)) and not RESTRICTED.search(stated)
+    stated += [line for text in fields["License"] for line in text.strip().splitlines()[:1]]
+    stated += [text for text in fields["Classifier"] if text.startswith("License ::")]
+    joined = " ; ".join(stated)
+    return bool(PERMISSIVE.search(joined)) and not RESTRICTED.search(joined)
 
 
 def split(

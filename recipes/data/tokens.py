@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -62,13 +63,13 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
     token at each place.
     """
 
-    def __init__(self, rows: Array) -> None:
-        self.rows = rows
+    def __init__(self, source: Array | Path) -> None:
+        self.source = source
 
-    @classmethod
-    def open(cls, file: Path) -> Rows:
-        """Rows in a file of numpy, which is mapped and not read."""
-        return cls(np.load(file, mmap_mode="r"))
+    @cached_property
+    def rows(self) -> Array:
+        """The rows; those of a file of numpy are mapped and not read."""
+        return np.load(self.source, "r") if isinstance(self.source, Path) else self.source
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -140,7 +140,7 @@ class Llama(nn.Module):
         with torch.no_grad():  # what is added to the residual stream grows with the layers
             for name, weight in self.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    weight /= math.sqrt(2 * size.layers)
+                    weight.div_(math.sqrt(2 * size.layers))
         if size.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 

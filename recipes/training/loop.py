@@ -253,7 +253,8 @@ class _Stage:
         sampler = StepSampler(
             len(self.data), self.schedule.batch, self.seed, start, self.schedule.steps
         )
-        loader = DataLoader(self.data, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
+        data: Any = self.data  # `Dataset` asks for single items, which a whole batch needs not
+        loader: Any = DataLoader(data, batch_sampler=sampler, collate_fn=_as_is)
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def _update(self, loss: Tensor) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file
 
 import sdk
-from sdk.recipes import causal_lm
+from sdk.recipes import causal_lm, shipped
 from sdk.recipes.base import Student
 from sdk.recipes.models.huggingface import load_folder
 from sdk.recipes.training import loop
@@ -138,3 +140,38 @@ def test_the_tiny_preset_learns_and_distillation_pays(tmp_path: Path) -> None:
         )
         assert taught > alone + 0.03
     assert all(row["same"] for row in rows.values())
+
+
+def test_a_finished_run_can_be_kept_in_half_precision(short_run: Student, tmp_path: Path) -> None:
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    shipped.take_in(short_run.folder, kept)
+    assert (kept / "MODEL_CARD.md").is_file()
+    for name in ("target", "draft", "draft-distilled"):
+        weights = load_file(short_run.folder / f"{name}.safetensors")
+        half = load_file(kept / f"{name}.safetensors")
+        assert all(torch.equal(half[key], weight.half()) for key, weight in weights.items())
+    shutil.copytree(kept, again, ignore=shutil.ignore_patterns("target.safetensors"))
+    with pytest.raises(sdk.InputError, match=r"no target\.safetensors"):
+        shipped.take_in(again, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_models_of_the_package_need_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop._Stage, "run", lambda *_: pytest.fail("trained"))
+    recipe = sdk.recipe("causal_lm", preset="shipped")
+    space = Workspace.open(tmp_path / "code.edge", recipe, resume=True)
+    shipped.take_out(space.folder)
+    run = causal_lm._Run(recipe, space, lambda *_: None)
+    model = run.models()
+    assert run.results["target"]["per_byte"] < run.results["draft"]["per_byte"]
+    ids = run.tokenizer.encode("import os\nimport sys\n\n\ndef main(argv=None):\n    return").ids
+    with torch.no_grad():
+        likely = model(torch.tensor([ids]))[0].log_softmax(-1)
+    nats = -likely[:-1].gather(1, torch.tensor(ids[1:])[:, None]).mean()
+    assert nats < 5.0  # a model without training gives log(2048) = 7.6
+    for name in ("target_hf", "draft_hf"):
+        assert load_folder(space.folder / name).model.size.vocabulary == 2048
+    with pytest.raises(sdk.InputError, match="no weights 'own'"):
+        sdk.recipe("causal_lm", weights="own").run(tmp_path / "other.edge")

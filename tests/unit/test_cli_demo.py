@@ -47,6 +47,27 @@ def test_demo_with_every_engine(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert students["ssld"]["mean"] > 0.9
 
 
+@pytest.mark.slow
+def test_the_models_of_code_are_compiled_and_generate(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["demo", "--code", "--output", str(tmp_path / "demo")]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["text"].strip()
+    speculation = found["report"]["speculation"]
+    assert all(row["same"] for row in speculation)
+    best = max(row["tokens_per_pass"] for row in speculation if row["draft"] == "draft, distilled")
+    assert best > 1.3
+    assert sdk.verify(found["artifact"]).ok
+    assert main(arguments) == 0
+    captured = capfd.readouterr()
+    for text in ("import os", "tokens per second", "draft, distilled", "MODEL_CARD.md"):
+        assert text in captured.out
+    steps = [line for line in captured.err.splitlines() if not line.startswith("...")]
+    assert [step[:3] for step in steps] == ["1/2", "2/2"]
+
+
 def _check(found: dict[str, Any], *, engines: list[str]) -> None:
     builds = [(row["engine"], row["precision"]) for row in found["candidates"]]
     assert builds == [(name, precision) for name in engines for precision in ("fp32", "int8")]
