@@ -20,7 +20,13 @@ ROUNDING = 1e-12
 
 
 def _cases(rng: np.random.Generator) -> Iterator[Case]:
-    settings = [{}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 40, "top_p": 0.9}]
+    settings: list[dict[str, float]] = [
+        {},
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"top_k": 40, "top_p": 0.9},
+    ]
     for rows, vocabulary in [(1, 1), (2, 7), (4, 64), (3, 333), (5, 1031), (2, 5003)]:
         for setting in settings:
             name = f"{rows}x{vocabulary} {setting}"
