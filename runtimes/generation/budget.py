@@ -155,10 +155,10 @@ class Adaptive:
     def observe(self, outcome: Outcome) -> None:
         """Depths and times of a round."""
         size = len(outcome.tree)
-        self._step_ms = _mean(self._step_ms, outcome.verify_ms / self._cost(size + 1))
+        self._step_ms = _typical(self._step_ms, outcome.verify_ms / self._cost(size + 1))
         if not size:
             return
-        self._node_ms = _mean(self._node_ms, outcome.draft_ms / size)
+        self._node_ms = _typical(self._node_ms, outcome.draft_ms / size)
         depth = max(outcome.tree.depths())
         self._nodes_per_level = _mean(self._nodes_per_level, size / depth)
         accepted = len(outcome.verdict.path)
@@ -188,6 +188,16 @@ class Adaptive:
             self._tried + weight
         )
         return found
+
+
+def _typical(before: float, now: float) -> float:
+    """A running mean of times: it falls faster than it rises, and no value counts more than double.
+
+    A process that had to wait for a core is late by many steps, which says nothing of the next one.
+    """
+    if before and now < before:
+        return 0.7 * before + 0.3 * now
+    return _mean(before, min(now, 2 * before) if before else now)
 
 
 def _mean(before: float, now: float) -> float:

@@ -189,3 +189,20 @@ def test_no_budget_is_plain_decoding() -> None:
     found = generation.statistics
     assert (found.rounds_off, found.draft_forward_passes, found.num_rounds) == (9, 0, 9)
     assert found.speedup > 0
+
+
+def test_a_process_that_had_to_wait_still_drafts() -> None:
+    """Every tenth draft seems to take five hundred times as long."""
+    budget = Adaptive(INT8)
+    sizes = []
+    for index in range(200):
+        size = budget.next()
+        late = 500.0 if index % 10 == 5 else 1.0
+        tree = DraftTree.chain(range(size)) if size else NOTHING
+        taken = tuple(range(size))
+        budget.observe(
+            Outcome(tree, Verdict(taken, 1, size, bonus=True), (1,) * (size + 1), ROWS,
+                    draft_ms=0.02 * size * late, verify_ms=INT8(size + 1))
+        )  # fmt: skip
+        sizes.append(size)
+    assert min(sizes[20:]) == 8
