@@ -68,7 +68,7 @@ def question(spec: KernelSpec, case: Case) -> bytes:
     for tensor in case.tensors:
         described, raw = CTensor(dtype=NONE), b""
         if tensor is not None:
-            dense = tensor.contiguous()
+            dense = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
             described.rank, described.dtype = dense.ndim, DTYPES.index(_name(dense))
             described.shape[: dense.ndim] = list(dense.shape)
             described.strides[: dense.ndim] = list(dense.stride())
