@@ -103,7 +103,7 @@ def sample_verify(
         accepted = known[:-1] & (uniforms[:-1, 1] < ratios(p[:-1], proposals, tokens))
         rest = torch.cat([residual(p[:-1], proposals), p[-1:]])
         emitted = torch.where(known, pick(rest, uniforms[:, 0]), -1)
-    count = accepted.long().cumprod(0).sum(0, keepdim=True)
+    count = ((~accepted).long().cumsum(0) == 0).sum(0, keepdim=True)
     drafted = torch.cat([tokens, emitted[-1:]])
     found = torch.where(places < count, drafted, torch.where(places == count, emitted, -1))
     return found, count
@@ -121,12 +121,20 @@ def distributions(
         scores = torch.where(scores < kth, -torch.inf, scores)
     row = torch.softmax(scores, -1)
     if top_p < 1:
-        ranked, order = torch.sort(row, dim=-1, descending=True, stable=True)
-        inside = ranked.cumsum(-1) - ranked < top_p * (1 - ROUNDING)
-        row = _only(row, torch.zeros_like(inside).scatter(-1, order, inside) | row.isnan())
+        row = _only(row, _nucleus(row, top_p * (1 - ROUNDING)) | row.isnan())
     if min_p > 0:
         row = _only(row, ~(row < min_p * row.max(-1, keepdim=True).values))
     return row
+
+
+def _nucleus(row: Tensor, mass: float) -> Tensor:
+    """The fewest most probable tokens before which less than `mass` lies; equals by their ids."""
+    ranked = torch.sort(row, dim=-1, descending=True).values
+    inside = ranked.cumsum(-1) - ranked < mass
+    least = ranked.gather(-1, (inside.long().sum(-1, keepdim=True) - 1).clamp(min=0))
+    ties = (inside & (ranked == least)).long().sum(-1, keepdim=True)
+    same = row == least
+    return (row > least) | (same & (same.long().cumsum(-1) <= ties))
 
 
 def _only(row: Tensor, kept: Tensor) -> Tensor:
