@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
@@ -82,7 +83,7 @@ class Graph:
         return name
 
     def add(
-        self, kind: str, inputs: Iterable[str], outputs: Iterable[str], **attributes: object
+        self, kind: str, inputs: Iterable[str], outputs: Iterable[str], **attributes: Any
     ) -> NodeProto:
         """A node at the end; `sort` finds its place."""
         outputs = list(outputs)
@@ -121,7 +122,7 @@ class Graph:
         self.index()
 
     def _keep(self, field: str, kept: list[object]) -> None:
-        self.proto.ClearField(field)  # type: ignore[arg-type]
+        self.proto.ClearField(field)
         getattr(self.proto, field).extend(kept)
 
 
@@ -133,7 +134,8 @@ def attribute(node: NodeProto, name: str, default: object = None) -> object:
 
 def perm(node: NodeProto) -> list[int]:
     """Of a Transpose."""
-    return list(attribute(node, "perm", []))  # type: ignore[call-overload]
+    found: list[int] = list(attribute(node, "perm", []))  # type: ignore[call-overload]
+    return found
 
 
 def _copied(proto: object) -> object:

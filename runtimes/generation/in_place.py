@@ -143,7 +143,7 @@ class InPlaceSession:
             self._bound.clear()
         flat = self._bias if usual else np.zeros(width * capacity, np.float32)
         steps = np.arange(width)
-        lead = {
+        lead: dict[str, Array] = {
             "tokens": np.zeros((1, width), np.int64),
             "positions": np.zeros((1, width), np.int64),
             "last": np.zeros(1, np.int32),
