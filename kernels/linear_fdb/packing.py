@@ -28,10 +28,12 @@ def pack_planes(planes: Tensor) -> Tensor:
             got=list(planes.shape),
         )
     depth = planes.shape[2]
-    bits = _tiled(planes.to(torch.uint8)).unflatten(3, (depth // UNIT, 4, 8))
+    tiled = _tiled(planes.to(torch.uint8))
+    tiles = tiled.shape[1]
+    bits = tiled.reshape(2, tiles, TILE, depth // UNIT, 4, 8)
     weights = 1 << torch.arange(8, dtype=torch.uint8)
-    octets = (bits * weights).sum(-1, dtype=torch.uint8)  # [2, tiles, 16, units, 4]
-    return octets.permute(1, 3, 0, 2, 4).reshape(bits.shape[1], 4 * depth)
+    octets: Tensor = (bits * weights).sum(-1, dtype=torch.uint8)  # [2, tiles, 16, units, 4]
+    return octets.permute(1, 3, 0, 2, 4).reshape(tiles, 4 * depth)
 
 
 def unpack_planes(packed: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def unpack_planes(packed: Tensor) -> Tensor:
     torch = require("torch", purpose="unpacking weights")
     tiles, depth = packed.shape[0], packed.shape[1] // 4
     octets = packed.reshape(tiles, depth // UNIT, 2, TILE, 4).permute(2, 0, 3, 1, 4)
-    bits = torch.stack([octets >> i & 1 for i in range(8)], dim=-1)
+    bits: Tensor = torch.stack([octets >> i & 1 for i in range(8)], dim=-1)
     return bits.reshape(2, tiles * TILE, depth)
 
 
@@ -49,7 +51,7 @@ def pack_scales(scales: Tensor, planes: Tensor) -> Tensor:
     A product with no bit is zero whatever its scale. A plane without any in a tile's group is not
     even read.
     """
-    groups = planes.unflatten(2, (scales.shape[2], planes.shape[2] // max(scales.shape[2], 1)))
+    groups = planes.reshape(*scales.shape, planes.shape[2] // max(scales.shape[2], 1))
     used = scales.where(groups.bool().any(-1), scales.new_zeros(()))
     return _tiled(used).permute(1, 3, 0, 2).contiguous()
 
@@ -58,5 +60,5 @@ def _tiled(values: Tensor) -> Tensor:
     """[2, N, n] -> [2, tiles, 16, n], filled up with zeros."""
     torch = require("torch", purpose="packing weights")
     rows, width = values.shape[1:]
-    filled = torch.nn.functional.pad(values, (0, 0, 0, -rows % TILE))
+    filled: Tensor = torch.nn.functional.pad(values, (0, 0, 0, -rows % TILE))
     return filled.reshape(2, -(-rows // TILE), TILE, width)

@@ -33,14 +33,16 @@ def pack_weight(q: Tensor, bits: int) -> Tensor:
             expected=f"uint8 [N, K], bits in {BITS}, K a multiple of {step(bits)}",
             got=f"{q.dtype} {list(q.shape)}, bits {bits}",
         )
-    tiles = _tiled(q).unflatten(2, (q.shape[1] // 4, 4)).transpose(1, 2)  # [tiles, quads, 16, 4]
+    rows = _tiled(q)
+    tiles = rows.reshape(len(rows), TILE, q.shape[1] // 4, 4).transpose(1, 2)  # [., quads, 16, 4]
     if bits == 8:
         return tiles.flatten(1).contiguous()
     if bits != 3:
         return _across(tiles, bits).flatten(1)
-    low = _across(tiles & 3, 2).unflatten(1, (q.shape[1] // 32, 2))
+    low = _across(tiles & 3, 2).reshape(len(rows), q.shape[1] // 32, 2, TILE, 4)
     high = _across(tiles >> 2, 1).unsqueeze(2)
-    return torch.cat([low, high], dim=2).flatten(1)
+    packed: Tensor = torch.cat([low, high], dim=2).flatten(1)
+    return packed
 
 
 def unpack_weight(packed: Tensor, bits: int) -> Tensor:
@@ -52,7 +54,7 @@ def unpack_weight(packed: Tensor, bits: int) -> Tensor:
     elif bits != 3:
         quads = _apart(vectors, bits)
     else:
-        units = vectors.unflatten(1, (packed.shape[1] // 192, 3))
+        units = vectors.reshape(tiles, packed.shape[1] // 192, 3, TILE, 4)
         low = _apart(units[:, :, :2].flatten(1, 2), 2)
         quads = low | _apart(units[:, :, 2], 1) << 2
     return quads.transpose(1, 2).reshape(tiles * TILE, quads.shape[1] * 4)
@@ -67,14 +69,14 @@ def _tiled(values: Tensor) -> Tensor:
     """[N, n] -> [tiles, 16, n], filled up with zeros."""
     torch = require("torch", purpose="packing weights")
     rows, width = values.shape
-    filled = torch.nn.functional.pad(values, (0, 0, 0, -rows % TILE))
+    filled: Tensor = torch.nn.functional.pad(values, (0, 0, 0, -rows % TILE))
     return filled.reshape(-(-rows // TILE), TILE, width)
 
 
 def _across(tiles: Tensor, bits: int) -> Tensor:
     """[tiles, quads, 16, 4] -> [tiles, quads / (8 / bits), 16, 4]: the first in the lowest bits."""
     count = 8 // bits
-    parts = tiles.unflatten(1, (tiles.shape[1] // count, count))
+    parts = tiles.reshape(len(tiles), tiles.shape[1] // count, count, TILE, 4)
     packed = parts[:, :, 0]
     for i in range(1, count):
         packed = packed | parts[:, :, i] << (bits * i)
@@ -86,4 +88,5 @@ def _apart(packed: Tensor, bits: int) -> Tensor:
     torch = require("torch", purpose="unpacking weights")
     mask = (1 << bits) - 1
     parts = [packed >> (bits * i) & mask for i in range(8 // bits)]
-    return torch.stack(parts, dim=2).flatten(1, 2)
+    made: Tensor = torch.stack(parts, dim=2).flatten(1, 2)
+    return made

@@ -45,7 +45,7 @@ def block_of(group: int, multiple: int) -> int:
 
 def to_int8(x: Tensor, block: int, limit: float = 127.0) -> tuple[Tensor, Tensor]:
     """[..., K] -> integers [..., K / block, block] and steps [..., K / block, 1], in x's dtype."""
-    blocks = x.to(torch.float32).unflatten(-1, (x.shape[-1] // block, block))
+    blocks = x.to(torch.float32).reshape(*x.shape[:-1], x.shape[-1] // block, block)
     most = blocks.abs().amax(-1, keepdim=True)
     wrong = ~(most < torch.inf)
     used = (most >= SMALLEST) & ~wrong
@@ -127,11 +127,8 @@ def linear_nbits(
     block = block_of(group, step(bits))
     q, steps = to_int8(x, block)
     columns = columns or weight.shape[0] * TILE
-    w = (
-        unpack_weight(weight, bits)[:columns]
-        .to(x.dtype)
-        .unflatten(-1, (x.shape[-1] // group, group))
-    )
+    w = unpack_weight(weight, bits)[:columns].to(x.dtype)
+    w = w.reshape(columns, x.shape[-1] // group, group)
     w = w - (float(1 << bits - 1) if zeros is None else _by_column(zeros, columns, x))
     w = w.reshape(columns, x.shape[-1] // block, block)
     sums = torch.einsum("...bk,nbk->...nb", q, w) * steps.transpose(-1, -2)

@@ -9,10 +9,10 @@ weights stay in the cache between runs, those of 32 come from memory as a langua
 
 Times are microseconds a layer, medians (or `--quantile`: on a machine with other work a low one is
 that of the rounds that were not disturbed); `ratio` is the peer's over ours, `own` ours over our
-time for the first number of rows. `read` are gigabytes of weights and scales a second, `share` their
-share of what this machine reads in the same pattern (`numpy.max` on a buffer as large, with as many
-threads). `floor` is the least time of the integer products alone: 64 to a `vpdpbusd`, at the rate at
-which this machine runs it (needs a C++ compiler). `--clock cpu` counts the processor time of all
+time for the first number of rows. `read` are gigabytes of weights and scales a second, `share`
+their share of what this machine reads in the same pattern (`numpy.max` on a buffer as large, with
+as many threads). `floor` is the least time of the integer products alone: 64 to a `vpdpbusd`, at
+the rate at which this machine runs it (needs a C++ compiler). `--clock cpu` counts the time of all
 threads, for machines that have other work too.
 """
 
