@@ -256,12 +256,8 @@ void attend_block(const tree_attention_call &call, const Rows<T> &keys, const Ro
     add_values(values, first, count, call.value_width, rows, work);
 }
 
-inline const int64_t *positions_of(const tree_attention_call &call) {
-    return static_cast<const int64_t *>(call.positions->data);
-}
-
 inline int64_t position(const tree_attention_call &call, int64_t token) {
-    return positions_of(call)[token * call.positions->strides[0]];
+    return integer_at(*call.positions, token * call.positions->strides[0]);
 }
 
 template <class T>

@@ -48,7 +48,21 @@ const char *check_past(const edge_tensor *in, int32_t count, int64_t heads, int6
     return nullptr;
 }
 
-const char *shape(const edge_tensor *in, int32_t count, const edge_value *, edge_tensor *out) {
+// The rule alone: some engines ask it about sizes of which they know only a few. `check` is strict, and for `run`.
+const char *shape(const edge_tensor *in, int32_t, const edge_value *, edge_tensor *out) {
+    if (in[QUERY].rank != 3 || in[PAST_KEY].rank != 3 || in[PAST_VALUE].rank != 3)
+        return "query is [tokens, heads, width], past_key and past_value are [heads, capacity, width]";
+    const int64_t tokens = in[QUERY].shape[0], queries = in[QUERY].shape[1], heads = in[PAST_KEY].shape[0];
+    const int64_t key_width = in[PAST_KEY].shape[2], value_width = in[PAST_VALUE].shape[2];
+    const int32_t dtype = in[PAST_KEY].dtype;
+    out[OUTPUT] = {nullptr, {tokens, queries, value_width}, {}, 3, EDGE_FLOAT32};
+    out[KEY_ROWS] = {nullptr, {heads, tokens, key_width}, {}, 3, dtype};
+    out[VALUE_ROWS] = {nullptr, {heads, tokens, value_width}, {}, 3, dtype};
+    out[KEY_SCALES] = out[VALUE_SCALES] = {nullptr, {heads, tokens}, {}, 2, EDGE_FLOAT32};
+    return nullptr;
+}
+
+const char *check(const edge_tensor *in, int32_t count) {
     if (in[QUERY].rank != 3 || in[KEY].rank != 3 || in[VALUE].rank != 3)
         return "query, key and value are [tokens, heads, width]";
     const int64_t tokens = in[QUERY].shape[0], queries = in[QUERY].shape[1], width = in[QUERY].shape[2];
@@ -58,17 +72,14 @@ const char *shape(const edge_tensor *in, int32_t count, const edge_value *, edge
         !has_shape(in[VALUE], EDGE_FLOAT32, {tokens, heads, value_width}))
         return "query, key and value are float32 and of as many tokens, key and value of as many heads";
     if (heads == 0 ? queries != 0 : queries % heads != 0) return "heads of queries are a multiple of heads of keys";
-    if (in[LENGTH].dtype != EDGE_INT64 || count_of(in[LENGTH]) != 1) return "length is one int64";
-    if (!has_shape(in[POSITIONS], EDGE_INT64, {tokens})) return "positions is int64 [tokens]";
-    if (!has_shape(in[MASK], EDGE_BOOL, {tokens, tokens})) return "mask is bool [tokens, tokens]";
+    if (!is_integer(in[LENGTH]) || count_of(in[LENGTH]) != 1) return "length is one int64";
+    if (!is_integer(in[POSITIONS]) || !has_shape(in[POSITIONS], in[POSITIONS].dtype, {tokens}))
+        return "positions is int64 [tokens]";
+    // OpenVINO hands over bool as bytes.
+    if (!has_shape(in[MASK], EDGE_BOOL, {tokens, tokens}) && !has_shape(in[MASK], EDGE_UINT8, {tokens, tokens}))
+        return "mask is bool [tokens, tokens]";
     if (const char *wrong = check_past(in, count, heads, width, value_width)) return wrong;
-    if (const char *wrong = check_angles(in, count, tokens, width)) return wrong;
-    const int32_t dtype = in[PAST_KEY].dtype;
-    out[OUTPUT] = {nullptr, {tokens, queries, value_width}, {}, 3, EDGE_FLOAT32};
-    out[KEY_ROWS] = {nullptr, {heads, tokens, width}, {}, 3, dtype};
-    out[VALUE_ROWS] = {nullptr, {heads, tokens, value_width}, {}, 3, dtype};
-    out[KEY_SCALES] = out[VALUE_SCALES] = {nullptr, {heads, tokens}, {}, 2, EDGE_FLOAT32};
-    return nullptr;
+    return check_angles(in, count, tokens, width);
 }
 
 tree_attention_run implementation() {
@@ -93,7 +104,7 @@ tree_attention_call call_of(const edge_tensor *in, int32_t count, const edge_val
     call.tokens = in[QUERY].shape[0], call.heads = in[KEY].shape[1];
     call.groups = call.heads == 0 ? 0 : in[QUERY].shape[1] / call.heads;
     call.key_width = in[QUERY].shape[2], call.value_width = in[VALUE].shape[2];
-    call.length = *static_cast<const int64_t *>(in[LENGTH].data);
+    call.length = integer_at(in[LENGTH], 0);
     call.rotary = is_given(in, count, COSINE) ? in[COSINE].shape[1] : 0;
     call.dtype = in[PAST_KEY].dtype;
     call.scale = static_cast<float>(attributes[0].number), call.softcap = static_cast<float>(attributes[1].number);
@@ -182,8 +193,7 @@ struct Work {
 
 const char *run(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,
                 edge_tensor *out) {
-    edge_tensor shapes[5];
-    if (const char *wrong = shape(in, count, attributes, shapes)) return wrong;
+    if (const char *wrong = check(in, count)) return wrong;
     const tree_attention_call call = call_of(in, count, attributes, out);
     if (call.length < 0 || call.length > in[PAST_KEY].shape[1]) return "length is within 0 and the cache's capacity";
     static thread_local Scratch scratch;

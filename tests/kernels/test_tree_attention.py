@@ -131,9 +131,9 @@ def test_onnxruntime_does_not_copy_it_either(library: Library) -> None:
     [
         (5, torch.tensor([201]), "within 0 and the cache's capacity"),
         (5, torch.tensor([-1]), "within 0 and the cache's capacity"),
-        (5, torch.tensor([3], dtype=torch.int32), "length is one int64"),
+        (5, torch.tensor([3.0]), "length is one int64"),
         (0, torch.zeros(1, 5, 64), "a multiple of heads of keys"),
-        (0, torch.zeros(1, 4, 32), "as many tokens"),
+        (0, torch.zeros(1, 4, 32), "of as many tokens"),
         (3, torch.zeros(2, 200, 64, dtype=torch.float16), "float32, bfloat16 or int8"),
         (3, torch.zeros(2, 200, 64, dtype=torch.int8), "past_value is"),
         (4, torch.zeros(2, 199, 64), "past_value is"),
