@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,9 @@ def test_a_second_thread_on_one_session_is_refused(llama: Model) -> None:
 def test_logits_that_are_not_numbers(llama: Model) -> None:
     """A cache that an overflow has spoiled is an error of the request, and gone with the next."""
     plain = llama.generate(PROMPT, max_new_tokens=8)
-    session = llama.language.cached.session
-    session._values.array[:, :, : session.length] = np.nan  # type: ignore[attr-defined]
+    session: Any = llama.language.cached.session
+    rows = session._rows if hasattr(session, "_rows") else session._values.array
+    rows[..., : session.length, :] = np.nan
     with pytest.raises(GenerationError, match="are not numbers"):
         llama.generate(PROMPT, max_new_tokens=8)
     llama.language.cached.rollback(0)
