@@ -58,7 +58,7 @@ def residual_vq(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
         scores = residual @ codebook.T - (codebook * codebook).sum(-1) / 2
         scores = torch.where(scores.isnan(), -torch.inf, scores)
         code = scores.argmax(-1)
-        chosen = codebook[code]
+        chosen = codebook.index_select(0, code.reshape(-1)).reshape(x.shape)
         residual, total = residual - chosen, total + chosen
         codes.append(code)
     if not codes:

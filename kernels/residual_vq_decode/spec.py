@@ -37,5 +37,6 @@ def residual_vq_decode(codes: Tensor, codebooks: Tensor) -> Tensor:
     """The vectors [..., D] that int64 codes [..., Q] stand for, with codebooks [Q, K, D]."""
     total = codebooks.new_zeros((*codes.shape[:-1], codebooks.shape[2]))
     for book, codebook in enumerate(codebooks.unbind(0)):
-        total = total + codebook[codes[..., book]]
+        chosen = codebook.index_select(0, codes[..., book].reshape(-1))
+        total = total + chosen.reshape(total.shape)
     return total
