@@ -294,7 +294,9 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], Verdicts, dict[str, s
         for name, prompts in sets.items():
             print(f"asking {name} {precision}", file=sys.stderr)
             found = measure(processes, prompts, arguments.new_tokens, CLOCKS[arguments.clock])
-            table += rows(name, precision, found)
+            made = list(rows(name, precision, found))
+            print(text(made, Verdicts(), {}), file=sys.stderr)  # what there is if it is stopped
+            table += made
             judge(f"{name} {precision}", found, verdicts)
         for process in processes:
             process.close()
