@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -80,23 +82,35 @@ def test_the_model_turns_as_before_behind_a_step() -> None:
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="no compiler for the kernels")
-def test_onnxruntime_generates_the_same_by_the_kernel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_engine_generates_the_same_by_the_kernel(engine: str, tmp_path: Path) -> None:
     folder = write_folder("llama", tmp_path / "folder")
     texts = {}
     for attention in ("engine", KERNEL):
         artifact = sdk.compile(
             folder,
             task="text-generation",
-            target="onnxruntime",
+            target=engine,
             output=tmp_path / f"{attention}.edge",
             threads=1,
             attention=attention,
         )
         used = [(k.name, k.binding) for k in artifact.manifest.kernels]
         assert used == ([("edge::tree_attention", "native")] if attention == KERNEL else [])
+        if (engine, attention) == ("onnxruntime", KERNEL):
+            _check_operators(artifact.path / "model.onnx")
         with sdk.load(artifact.path, threads=1) as loaded:
             texts[attention] = [
                 loaded.generate(PROMPT, max_new_tokens=48, drafter=drafter).tokens
                 for drafter in (None, "prompt_lookup")
             ]
     assert texts[KERNEL] == texts["engine"]
+
+
+def _check_operators(file: Path) -> None:
+    """One node attends in each layer, nothing is turned outside, and norms are one node each."""
+    kinds = Counter(node.op_type for node in onnx.load(file).graph.node)
+    assert kinds["tree_attention"] == GROUPED["num_hidden_layers"]
+    assert kinds["SkipSimplifiedLayerNormalization"] == 2 * GROUPED["num_hidden_layers"]
+    assert not kinds["Softmax"]
+    assert not kinds["Slice"]
