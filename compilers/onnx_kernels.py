@@ -114,7 +114,9 @@ def _take_place(node: NodeProto) -> int:
 
 def _function(spec: KernelSpec, node: Node, translate: Translate) -> FunctionProto:
     """The plain function for a node's shapes, dtypes and attributes."""
-    arguments = dict(zip((p.name for p in spec.parameters), node.args, strict=False))
+    arguments: dict[str, Any] = dict(
+        zip((p.name for p in spec.parameters), node.args, strict=False)
+    )
     arguments |= node.kwargs
     tensors = {p.name: arguments.get(p.name) for p in spec.tensors}
     given = {name: value.meta["val"] for name, value in tensors.items() if value is not None}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import (
@@ -195,7 +195,7 @@ def rules_of(
     case = _alike(spec, dtypes, ranks)
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    free = [StatelessSymbolicContext([DimDynamic.DYNAMIC] * rank) for rank in ranks]
+    free: list[Any] = [StatelessSymbolicContext([DimDynamic.DYNAMIC] * rank) for rank in ranks]
     given = [t for t in case.tensors if t is not None]
     fake = [
         mode.from_tensor(tensor, symbolic_context=context)

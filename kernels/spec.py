@@ -25,6 +25,7 @@ from sdk.parity import Tolerance
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch._ops import OpOverload
 
 __all__ = ["DOMAIN", "Case", "KernelSpec", "Tolerance", "kernel"]
 
@@ -94,10 +95,10 @@ class KernelSpec:
         return tuple(p for p in self.parameters if p.kind != "tensor")
 
     @property
-    def op(self) -> torch._ops.OpOverload:
+    def op(self) -> OpOverload[..., Any]:
         """`torch.ops.edge.<name>.default`."""
         torch = require("torch", purpose="plugin kernels in PyTorch")
-        overload: torch._ops.OpOverload = getattr(torch.ops.edge, self.short).default
+        overload: OpOverload[..., Any] = getattr(torch.ops.edge, self.short).default
         return overload
 
     def __call__(self, *arguments: Any, **attributes: Any) -> Any:
@@ -115,7 +116,9 @@ class KernelSpec:
                 expected=[p.name for p in self.attributes],
                 got=sorted(attributes),
             )
-        return [attributes.get(p.name, p.default) for p in self.attributes]  # type: ignore[misc]
+        defaults = {p.name: p.default for p in self.attributes if p.default is not None}
+        values = {**defaults, **attributes}
+        return [values[p.name] for p in self.attributes]
 
 
 def kernel(

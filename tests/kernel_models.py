@@ -21,14 +21,19 @@ ELEMENT = {
 }
 
 
-def model_of(spec: KernelSpec, case: Case, outputs: list[torch.Tensor]) -> bytes:
-    """A model of one node; sizes are open. Tensors at odd places are constants of the model."""
+def model_of(
+    spec: KernelSpec, case: Case, outputs: list[torch.Tensor], open_axes: int = 8
+) -> bytes:
+    """A model of one node; the first sizes are open. Tensors at odd places are constants."""
     helper, values, constants = onnx.helper, [], []
     for i, tensor in enumerate(case.tensors):
         if tensor is not None and is_constant(i, tensor):
             constants.append(_constant(f"x{i}", tensor))
         elif tensor is not None:
-            shape = [f"x{i}_{axis}" for axis in range(tensor.ndim)]
+            shape = [
+                f"x{i}_{axis}" if axis < open_axes else size
+                for axis, size in enumerate(tensor.shape)
+            ]
             values.append(helper.make_tensor_value_info(f"x{i}", ELEMENT[tensor.dtype], shape))
     given = {p.name: v for p, v in zip(spec.attributes, spec.bound(case.attributes), strict=True)}
     kinds = {"int": int, "bool": int, "float": float}

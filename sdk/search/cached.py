@@ -172,8 +172,8 @@ class CachedBuilder(Builder):
         sources = {name: SourceLine(*row) for name, row in record.sources.items()}
         file, kernels = folder / FILES / record.file, record.kernels
         build = Build(file, sources, record.requires, record.depth, kernels)
-        options = {"threads": self.settings.threads, "kernels": kernels}
-        session = open_session(file, self.program.signature, target, **options)
+        threads, signature = self.settings.threads, self.program.signature
+        session = open_session(file, signature, target, threads=threads, kernels=kernels)
         golden = (folder / GOLDEN).read_bytes()
         facts = Facts(record.sha256, record.float_layers, record.settings, golden, record.greedy)
         parity = ParityReport(TOLERANCE[target.precision], record.parity)
