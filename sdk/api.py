@@ -91,8 +91,10 @@ def compile(
         `awq`, `gptq`, `scale_estimation`.
     processor: what `predict` does to raw input and to the outputs.
     kernels: what becomes of plugin kernels, `torch.ops.edge.*`: `auto` keeps a node where the
-        engine has native code for it, `portable` also gives the node its body, for an engine that
-        has not, `decomposed` takes ordinary operators everywhere.
+        engine has native code for it, `native` also takes kernels for layers of the engine's own
+        where they are measured to be faster (weight-only layers for ONNX Runtime), `portable` gives
+        the node its body, for an engine that has not the kernel, `decomposed` takes ordinary
+        operators everywhere.
     waive: gates to pass over, written into the manifest: `parity`, `fidelity`, `slower`.
     fallback: what to do about operators that the target's device does not run: `forbid`, `warn`,
         `allow`.
