@@ -53,13 +53,15 @@ def modes(options: argparse.Namespace) -> Mapping[str, Mode]:
     def mode(drafter: str | sdk.Model | None) -> Mode:
         def ask(prompt: list[int], new_tokens: int, marks: Marks) -> Answer:
             target.language.cached.rollback(0)  # the other drivers read each prompt, too
-            counts: list[int] = []
+            rounds, first = 0, 0
 
             def watch() -> bool:
                 """Called before each round."""
-                counts.append(stream.result.stats.new_tokens)
-                if len(counts) == 2:
+                nonlocal rounds, first
+                if rounds == 1:
+                    first = stream.result.stats.new_tokens
                     marks.token()
+                rounds += 1
                 return False
 
             stream = target.stream(
@@ -71,7 +73,7 @@ def modes(options: argparse.Namespace) -> Mapping[str, Mode]:
             return Answer(
                 tokens=list(result.tokens),
                 per_round=result.stats.mean_accepted_tokens,
-                first=counts[1] if len(counts) > 1 else len(result.tokens),
+                first=first or len(result.tokens),
                 framework_us=1e3 * result.stats.overhead_ms,
             )
 
