@@ -23,15 +23,18 @@ def _cases(rng: np.random.Generator) -> Iterator[Case]:
         yield _case(rng, shape, torch.bfloat16, groups=1)
     yield _case(rng, (2, 12, 4, 9), torch.float32, groups=12, silu=False)
     last = _case(rng, (2, 24, 9, 10), torch.float32, groups=4)
-    yield _with(last, "channels last", last.tensors[0].to(memory_format=torch.channels_last))
-    yield _with(last, "transposed", last.tensors[0].transpose(2, 3))
-    yield _with(last, "far from zero", last.tensors[0] + 1000)
-    yield _with(last, "no variance", torch.full_like(last.tensors[0], 0.1))
+    x, weight, _ = last.tensors
+    assert x is not None
+    assert weight is not None
+    yield _with(last, "channels last", x.to(memory_format=torch.channels_last))
+    yield _with(last, "transposed", x.transpose(2, 3))
+    yield _with(last, "far from zero", x + 1000)
+    yield _with(last, "no variance", torch.full_like(x, 0.1))
     for value in (float("nan"), float("inf"), float("-inf"), 1e-42, 1e18):
-        x = last.tensors[0].clone()
-        x[1, 3, 2, 2] = value
-        yield _with(last, f"with {value}", x)
-    yield _with(last, "large", last.tensors[0], weight=last.tensors[1] * 200)
+        one = x.clone()
+        one[1, 3, 2, 2] = value
+        yield _with(last, f"with {value}", one)
+    yield _with(last, "large", x, weight=weight * 200)
 
 
 def _case(
