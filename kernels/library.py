@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import EngineError, InputError, KernelMissingError
+from sdk.extras import require
 from sdk.kernels.building import HERE, LIBRARY, ONLY, built, is_built
 from sdk.kernels.cmake import FIX, missing_tools
 from sdk.kernels.interface import (
@@ -184,6 +185,12 @@ class Call:
                 expected=f"{row.min_inputs} to {row.max_inputs}",
                 got=len(tensors),
             )
+        if any(tensor is None for tensor in tensors[: row.min_inputs]):
+            raise InputError(
+                f"{row.name.decode()} was called without a tensor that it needs.",
+                expected=f"the first {row.min_inputs}",
+                got=[tensor is not None for tensor in tensors],
+            )
         self._inputs = (CTensor * max(len(tensors), 1))(*map(_described, tensors))
         self._values = _values(row, attributes)
         self._results = (CTensor * row.outputs)()
@@ -300,8 +307,7 @@ def _empty(result: CTensor, like_torch: bool) -> Any:
     shape, dtype = tuple(result.shape[: result.rank]), DTYPES[result.dtype]
     if not like_torch:
         return np.empty(shape, dtype)
-    import torch
-
+    torch = require("torch", purpose="kernels on torch tensors")
     return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
