@@ -137,6 +137,7 @@ def test_an_instruction_set_that_does_not_exist() -> None:
     [
         ([], [1.0], "number of tensors"),
         ([X, X, X], [1.0], "number of tensors"),
+        ([None, X], [1.0], "without a tensor that it needs"),
         ([X, X], [], "number of attributes"),
         ([X.astype(np.complex64)], [1.0], "does not take this tensor"),
         ([np.zeros((1,) * 9, np.float32)], [1.0], "does not take this tensor"),
