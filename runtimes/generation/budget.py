@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -97,18 +98,23 @@ class CostTable:
         """By the clock, in turn, on a session with a few committed tokens; it stays as it is."""
         room = min(session.capacity - session.length, getattr(session, "widest", session.capacity))
         fitting = [width for width in widths if width <= room]
-        times: dict[int, list[float]] = {width: [] for width in fitting}
+        wall: dict[int, float] = dict.fromkeys(fitting, math.inf)
+        spent = dict(wall)
         for _ in range(runs):
             for width in fitting:
-                start = time.perf_counter()
+                start = time.perf_counter(), time.process_time()
                 session.forward([0] * width)
-                times[width].append(time.perf_counter() - start)
+                wall[width] = min(wall[width], time.perf_counter() - start[0])
+                spent[width] = min(spent[width], time.process_time() - start[1])
         session.rollback(session.length)
-        # the least: other work on the machine only ever adds, and not to all widths alike
-        least = {width: min(taken) for width, taken in times.items()}
-        return cls({width: taken / least[1] for width, taken in least.items()})
+        # The least: other work on the machine only ever adds. To a wide pass it adds each time, if
+        # that takes longer than a turn on a core; where the CPU computes, its own time tells.
+        clocks = [wall, spent] if spent[1] > COMPUTING * wall[1] else [wall]
+        return cls({width: min(c[width] / c[1] for c in clocks) for width in fitting})
 
 
+COMPUTING = 0.8
+"""Share of a pass that the process computed itself from which its CPU time is that of the pass."""
 FORGET = 0.97
 """Weight of the past, per draft."""
 PRIOR, PRIOR_WEIGHT = 0.6, 2.0

@@ -88,6 +88,21 @@ def outcome(size: int, accepted: int, *, draft_ms: float = 0.0, verify_ms: float
     return Outcome(tree, verdict, (0,) * (accepted + 1), ROWS, draft_ms, verify_ms)
 
 
+def test_waiting_for_a_core_is_no_cost() -> None:
+    """Passes of four tokens and more always wait, as where they take longer than a turn."""
+
+    class Busy(ToySession):
+        def forward(self, tokens: Sequence[int], _parents: Sequence[int] | None = None) -> Step:
+            end = time.process_time() + 0.001
+            while time.process_time() < end:
+                pass
+            time.sleep(0.02 if len(tokens) >= 4 else 0)
+            return Step(np.zeros((len(tokens), 8), np.float32))
+
+    found = CostTable.measure(Busy(markov(8, 1), 8), widths=(1, 4), runs=25)
+    assert found(4) < 2
+
+
 def test_heuristic() -> None:
     policy = Heuristic(5, most=8)
     seen = []
