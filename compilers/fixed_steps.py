@@ -19,7 +19,7 @@ from sdk.compilers.huggingface_generation import Feed, Generative, _feed, _none,
 from sdk.compilers.huggingface_inputs import ordinary
 from sdk.errors import InputError
 from sdk.extras import quiet, require
-from sdk.signature import Array, Dim
+from sdk.signature import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +34,8 @@ def fixed(made: Generative, *, width: int | None, context: int | None) -> Genera
 
     InputError where the model's context has no room for them.
     """
+    assert made.dynamic is not None
     rows = made.dynamic["past_keys_0"][1]
-    assert isinstance(rows, Dim)
     width, context = width or WIDTH, min(context or CONTEXT, rows.max)
     if FROM in made.step.input_names:
         raise InputError("Segments and features have no form for NPUs.", got=FROM)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ class _Graph:
 
     def _scale(self, name: str) -> str:
         """Scales as they are stored: in fp16, where a cast follows."""
-        return self.casts.get(name, name)
+        stored: str = self.casts.get(name, name)
+        return stored
 
     def take(self, node: NodeProto) -> None:
         """Make the node the kernel's."""
@@ -208,8 +209,9 @@ class _Nodes:
 def unpacked(blocks: Array, shape: Shape) -> Array:
     """ONNX Runtime's blocks [N, groups, bytes] -> uint8 [N, K]."""
     count = 8 // shape.bits
-    shifts = np.arange(count, dtype=np.uint8) * np.uint8(shape.bits)
-    parts = blocks.reshape(shape.columns, -1, 1) >> shifts & np.uint8((1 << shape.bits) - 1)
+    shifts: Array = np.arange(count, dtype=np.uint8) * np.uint8(shape.bits)
+    stored: Any = blocks.reshape(shape.columns, -1, 1)
+    parts = stored >> shifts & np.uint8((1 << shape.bits) - 1)
     made: Array = np.ascontiguousarray(parts.reshape(shape.columns, -1))
     return made
 
@@ -228,16 +230,11 @@ def _read(graph: GraphProto, nodes: Any = None) -> set[str]:
 def is_faster(shape: Shape) -> bool:
     """Whether the kernel takes less time than ONNX Runtime's operator, for each number of rows."""
     shape = Shape(shape.depth, min(shape.columns, COLUMNS), shape.bits, shape.group)
-    ours, theirs = (_session(_layer(shape, ours=ours)) for ours in (True, False))
+    sessions = {name: _session(_layer(shape, ours=name == "ours")) for name in ("ours", "theirs")}
     for rows in ROWS:
         feed = {"x": np.ones((rows, shape.depth), np.float32)}
-        times = interleave(
-            {
-                "ours": lambda feed=feed: ours.run(None, feed),
-                "theirs": lambda feed=feed: theirs.run(None, feed),
-            },
-            runs=30, warmup=3, budget=0.5,
-        )  # fmt: skip
+        calls = {name: partial(session.run, None, feed) for name, session in sessions.items()}
+        times = interleave(calls, runs=30, warmup=3, budget=0.5)
         if times["ours"].p50 > times["theirs"].p50:
             return False
     return True
@@ -254,7 +251,7 @@ def _layer(shape: Shape, *, ours: bool) -> ModelProto:
     )
     weight = numpy_helper.from_array(np.zeros(sizes[0], np.uint8), "w")
     scale = numpy_helper.from_array(np.ones(sizes[1], np.float32), "s")
-    given = (
+    given: dict[str, Any] = (
         {"columns": shape.columns, "bits": shape.bits, "group": shape.group}
         if ours
         else {

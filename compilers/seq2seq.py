@@ -194,7 +194,7 @@ def _attending(model: PreTrainedModel, run: SourcePass) -> Iterator[None]:
     """In the block the decoder attends by `run`, at its positions; behind it as before."""
     interface = require("transformers.modeling_utils", purpose="A language model")
     interface.AttentionInterface.register(ATTENTION, _attend)
-    decoder = model.get_decoder()
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     configs = {id(p.config): p.config for p in decoder.modules() if hasattr(p, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     with contextlib.ExitStack() as stack:

@@ -91,9 +91,12 @@ class _Rewrite:
         for value in proto.input:
             if value.name.startswith(("past_keys_", "past_values_")):
                 self._widen(value)
-        shapes = ([1], [1], [1, 1, "width", "past"])
+        shapes: list[list[int | str | None]] = [[1], [1], [1, 1, "width", "past"]]
         kinds = (TensorProto.INT32, TensorProto.INT32, TensorProto.FLOAT)
-        proto.input.extend(map(helper.make_tensor_value_info, NAMES, kinds, shapes))
+        proto.input.extend(
+            helper.make_tensor_value_info(name, kind, shape)
+            for name, kind, shape in zip(NAMES, kinds, shapes, strict=True)
+        )
         self.graph.sort()
 
     def _widen(self, value: onnx.ValueInfoProto) -> None:

@@ -63,7 +63,7 @@ def pack(graph: Graph, names: list[str]) -> str | None:
     else:
         _pack_bits(graph, nodes, made, value)
     if products[0].bias is not None:
-        biases = np.concatenate([product.bias for product in products])  # type: ignore[misc]
+        biases = np.concatenate([product.bias for product in products])
         graph.add("Add", [value, graph.store(f"{made}.bias", biases)], [made])
     return made
 

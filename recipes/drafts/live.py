@@ -42,7 +42,7 @@ class LiveSession:
         from sdk.compilers.huggingface_generation import generative
 
         made = generative(model, None, features=features)
-        return cls(made.step, made.inputs, made.dynamic)
+        return cls(made.step, made.inputs, made.dynamic or {})
 
     def run(
         self, feed: Mapping[str, Array], outputs: Mapping[str, Array] | None = None
