@@ -76,10 +76,10 @@ class CausalLM(Recipe):
             "draft_width": 128, "draft_layers": 2, "draft_heads": 4, "draft_kv_heads": 2,
             "draft_hidden": 512, "steps": 20_000, "minutes": 38.0, "lr": 1.2e-3,
             "shallow_layers": 2, "shallow_steps": 20_000, "shallow_minutes": 26.0,
-            "draft_steps": 20_000, "draft_minutes": 6.0, "distil_steps": 20_000,
-            "distil_minutes": 16.0, "warmup": 0.004, "ema": 0.99, "checkpoint_every": 120,
+            "draft_steps": 20_000, "draft_minutes": 10.5, "distil_steps": 20_000,
+            "distil_minutes": 10.0, "warmup": 0.004, "ema": 0.99, "checkpoint_every": 120,
             "batch": 2,
-            "test_rows": 512, "prompts": 32,
+            "test_rows": 128, "prompts": 16,
         },
         "shipped": {"weights": "shipped"},
     }  # fmt: skip
