@@ -7,7 +7,6 @@ calibrated once for each grid and set of inputs, however many mixtures are made 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -61,7 +60,9 @@ def leave_masks(graph: GraphModule) -> None:
     One step of a grid that reaches there is larger than any score.
     """
     for node in list(observer_nodes(graph)):
-        observer: Any = graph.get_submodule(str(node.target))
+        observer = graph.get_submodule(str(node.target))
+        if not isinstance(observer, (HistogramObserver, MinMaxObserver)):  # of a weight, or fp8's
+            continue
         if max(observer.max_val.max(), -observer.min_val.min()) > MASKED:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.graph.erase_node(node)

@@ -227,7 +227,8 @@ def test_settings_are_recorded_and_the_digest_tells_methods_apart() -> None:
     assert hqq.settings == {"method": "hqq", "group_size": "32"}
     assert compressed("decoder", "w8").settings == {"method": "rtn", "group_size": "channel"}
     assert rtn.digest() != hqq.digest()
-    assert rtn.base is captured("decoder")
+    assert rtn.base is not None
+    assert rtn.base.digest() == captured("decoder").digest()
 
 
 def test_layers_that_are_kept_stay_as_they_are() -> None:
