@@ -41,8 +41,9 @@ def unpack_planes(packed: Tensor) -> Tensor:
     torch = require("torch", purpose="unpacking weights")
     tiles, depth = packed.shape[0], packed.shape[1] // 4
     octets = packed.reshape(tiles, depth // UNIT, 2, TILE, 4).permute(2, 0, 3, 1, 4)
-    bits: Tensor = torch.stack([octets >> i & 1 for i in range(8)], dim=-1)
-    return bits.reshape(2, tiles * TILE, depth)
+    wide = octets.to(torch.int32)  # torch.onnx gets shifts of bytes wrong
+    bits: Tensor = torch.stack([wide >> i & 1 for i in range(8)], dim=-1)
+    return bits.reshape(2, tiles * TILE, depth).to(packed.dtype)
 
 
 def pack_scales(scales: Tensor, planes: Tensor) -> Tensor:

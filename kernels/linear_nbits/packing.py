@@ -87,6 +87,7 @@ def _apart(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `_across`."""
     torch = require("torch", purpose="unpacking weights")
     mask = (1 << bits) - 1
-    parts = [packed >> (bits * i) & mask for i in range(8 // bits)]
-    made: Tensor = torch.stack(parts, dim=2).flatten(1, 2)
+    wide = packed.to(torch.int32)  # torch.onnx gets shifts of bytes wrong
+    parts = [wide >> (bits * i) & mask for i in range(8 // bits)]
+    made: Tensor = torch.stack(parts, dim=2).flatten(1, 2).to(packed.dtype)
     return made
