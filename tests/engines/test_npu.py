@@ -85,6 +85,11 @@ def pictures(count: int, seed: int) -> list[Feed]:
     return [{"x": rng.standard_normal((2, 3, 16, 16), dtype=np.float32)} for _ in range(count)]
 
 
+def on_grid(feeds: list[Feed]) -> list[Feed]:
+    """Pictures whose values are whole sixteenths."""
+    return [{"x": np.rint(feed["x"] * 16) / np.float32(16)} for feed in feeds]
+
+
 def sentences(count: int, seed: int) -> list[Feed]:
     rng = np.random.default_rng(seed)
     return [{"ids": rng.integers(0, 50, (2, 8))} for _ in range(count)]
@@ -137,19 +142,19 @@ class TiesUp(SwitchableQdq):
         return steps.clamp(low, high).to(dtype)
 
 
-def test_convolutions_are_bit_exact_but_for_ties(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On grids of powers of two, where going from one to the next is a shift: nothing is lost.
-
-    Halfway between two steps the CPU goes to the even one, as the program does, the NPU up.
-    """
+@pytest.fixture
+def powers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids of powers of two, where going from one to the next is a shift: nothing is lost."""
     for table in (annotate.ACTIVATION, annotate.WEIGHT):
         for key, spec in list(table.items()):
             monkeypatch.setitem(table, key, exact(spec))
+
+
+def test_only_ties_are_rounded_otherwise(tmp_path: Path, powers_of_two: None) -> None:
+    """Halfway between two steps the CPU goes to the even one, as the program does, the NPU up."""
     program = quantized(Convolutions, pictures)
     graph = program.exported.module(check_guards=False)
-    feeds = [{"x": np.rint(feed["x"] * 16) / np.float32(16)} for feed in pictures(8, 2)]
+    feeds = on_grid(pictures(8, 2))
     npu, cpu = (results(program, tmp_path, feeds, target) for target in (NPU, CPU))
     for feed, ours, theirs in zip(feeds, npu, cpu, strict=True):
         with torch.no_grad():
@@ -158,9 +163,60 @@ def test_convolutions_are_bit_exact_but_for_ties(
         np.testing.assert_array_equal(theirs["output"], program.reference(feed)["output"])
 
 
+class Chain(nn.Sequential):
+    """Three convolutions whose weights are even numbers of steps, so that products are too."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.ReLU(),
+            nn.Conv2d(8, 4, 1),
+        )  # fmt: skip
+        for layer in self.convolutions():
+            weight = torch.randint(-31, 32, layer.weight.shape) * 2.0
+            weight[:, 0, 0, 0] = 126  # of each channel: one step is 2^-9
+            layer.weight.data = weight / 512
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        return [layer for layer in self if isinstance(layer, nn.Conv2d)]
+
+
+def scales(program: Program) -> dict[str, float]:
+    """Layer -> step of the activations that it reads."""
+    graph = program.exported.graph
+    readers = {node.args[0]: node for node in graph.nodes if node.target in annotate.WEIGHTED}
+    return {
+        annotate.layer_of(readers[node]): node.args[1] for node in graph.nodes if node in readers
+    }
+
+
+def test_convolutions_are_bit_exact(tmp_path: Path, powers_of_two: None) -> None:
+    """Sums that are odd numbers of steps are never halfway between two of their outputs' steps."""
+    model, feeds = network(Chain), on_grid(pictures(8, 2))
+    program = quantize(capture(model, feeds[0]), pictures(32, 1), everywhere=True)
+    for step, layer in zip(scales(program).values(), model.convolutions(), strict=True):
+        odd = torch.randint(-20, 20, layer.bias.shape) * 2 + 1
+        layer.bias.data = odd * step / 512
+    again = quantize(capture(model, feeds[0]), pictures(32, 1), everywhere=True)
+    assert scales(again) == scales(program)
+    npu, cpu = (results(again, tmp_path, feeds, target) for target in (NPU, CPU))
+    for ours, theirs in zip(npu, cpu, strict=True):
+        assert np.unique(theirs["output"]).size > 50
+        np.testing.assert_array_equal(ours["output"], theirs["output"])
+
+
 @pytest.mark.slow
 def test_other_grids_are_two_steps_apart_at_most(tmp_path: Path) -> None:
-    """The NPU rescales with fewer bits than the CPU, so that values near a tie go the other way."""
+    """The NPU rescales with fewer bits than the CPU, so that values near a tie go the other way.
+
+    Swept over all sums of one convolution, the simulator drops the low bits of a sum (four of them
+    at a factor of 1/80) and multiplies by a factor that is off by up to 2e-4: no other grids than
+    those of powers of two can be exact.
+    """
     program, feeds = quantized(Convolutions, pictures), pictures(8, 2)
     npu, cpu = (results(program, tmp_path, feeds, target) for target in (NPU, CPU))
     ours, theirs = (np.concatenate([x["output"].ravel() for x in y]) for y in (npu, cpu))
