@@ -21,18 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from sdk.compilers.attending import attending, refuse
 from sdk.compilers.capture import Named, class_name
 from sdk.errors import InputError
-from sdk.extras import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ATTENTION = "edge_past_and_new"
 LEAD = ("tokens", "positions", "rows", "past_mask", "new_mask")
 FROM = "from_features"  # the first input of a step that goes on from another's features
-# What an attention function of transformers may be told beyond the plain arguments.
-UNKNOWN = ("s_aux", "position_bias", "head_mask", "indexer_topk_indices", "block_indices")
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,21 @@ class Pass:
     def get_query_offset(self, *_: Any) -> int:
         """As above."""
         return 0
+
+    def told(
+        self,
+        query: Tensor,
+        key: Tensor,  # noqa: ARG002  `update` had it
+        value: Tensor,  # noqa: ARG002
+        scaling: float,
+        *,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """`attend`, as models tell it to; NotImplementedError for what they may tell besides."""
+        refuse(more, "position_bias")
+        return self.attend(query, scaling, sliding_window, softcap)
 
     def attend(
         self, query: Tensor, scaling: float, window: int | None, cap: float | None
@@ -183,7 +195,7 @@ class Step(Named):
 
     def _run(self, given: Tensor, rows: Tensor, run: Pass) -> tuple[Tensor, list[Tensor]]:
         assert self._cache is not None
-        with attention_of(self.model, run), _output_of(self._tap) as features:
+        with attending(self.model, run.told), _output_of(self._tap) as features:
             result = self.model(
                 **self._fed(given),
                 position_ids=run.positions,
@@ -213,48 +225,6 @@ class Step(Named):
             raise unfit(self.model, f"{len(run.made)} caches, {len(run.layers)} attentions")
         _check_windows(self.model, run.layers)
         return tuple(run.layers)
-
-
-def _attend(
-    module: Any,  # noqa: ARG001  transformers' convention
-    query: Tensor,
-    key: Tensor,  # noqa: ARG001  the pass has it
-    value: Tensor,  # noqa: ARG001
-    attention_mask: Tensor | None,  # noqa: ARG001
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """The attention function that models call between two markers of `attention_of`."""
-    unknown = [name for name in UNKNOWN if more.get(name) is not None]
-    if unknown:
-        raise NotImplementedError(f"attention with {unknown[0]}")
-    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _RUNNING[-1].attend(query, factor, sliding_window, softcap), None
-
-
-_RUNNING: list[Pass] = []
-
-
-@contextlib.contextmanager
-def attention_of(model: PreTrainedModel, run: Pass) -> Iterator[None]:
-    """In the block the model attends by `run`; behind it as it did before."""
-    interface = require("transformers.modeling_utils", purpose="A language model")
-    interface.AttentionInterface.register(ATTENTION, _attend)
-    configs: dict[int, Any] = {
-        id(part.config): part.config for part in model.modules() if hasattr(part, "config")
-    }
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    _RUNNING.append(run)
-    try:
-        for config in configs.values():
-            config._attn_implementation = ATTENTION
-        yield
-    finally:
-        _RUNNING.pop()
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
 
 
 @contextlib.contextmanager

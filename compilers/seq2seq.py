@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from sdk.compilers.attending import attending, refuse
 from sdk.compilers.capture import Named, class_name
 from sdk.compilers.causal_lm import LEAD, Layer, Pass, unfit
 from sdk.extras import require
@@ -25,7 +26,6 @@ from sdk.extras import require
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ATTENTION = "edge_source_past_and_new"
 Pairs = Sequence[tuple[Tensor, Tensor]]
 # Attributes of modules that number positions by themselves, in the decoders of the library.
 POSITIONS, RELATIVE = "embed_positions", "relative_attention_bias"
@@ -37,7 +37,20 @@ class SourcePass(Pass):
 
     source: Pairs = ()
     """Keys and values [1, H, S, D] of each layer."""
-    seen: list[Layer] = field(default_factory=list)
+
+    def told(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        *,
+        position_bias: Tensor | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """`mix`, as models tell it to; NotImplementedError for what they may tell besides."""
+        refuse(more, "sliding_window", "softcap")
+        return self.mix(query, key, value, scaling, position_bias)
 
     def mix(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
@@ -103,7 +116,8 @@ class SourceStep(Named):
         outputs = require("transformers.modeling_outputs", purpose="A language model")
         width = self.model.config.hidden_size
         read = outputs.BaseModelOutput(last_hidden_state=torch.zeros(1, 1, width))
-        with _attending(self.model, run):
+        decoder = self.model.get_decoder()  # type: ignore[no-untyped-call]
+        with attending(decoder, run.told), _placed(decoder, run):
             result = self.model(
                 decoder_input_ids=tokens, encoder_outputs=read, use_cache=True, return_dict=True,
                 cache=_caches(run),
@@ -171,44 +185,13 @@ def _caches(run: SourcePass) -> Any:
     return Caches()
 
 
-def _attend(
-    module: Any,  # noqa: ARG001  transformers' convention
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001  the pass has masks
-    scaling: float | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """The attention function that the decoder calls inside `_attending`."""
-    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _RUNNING[-1].mix(query, key, value, factor, position_bias), None
-
-
-_RUNNING: list[SourcePass] = []
-
-
 @contextlib.contextmanager
-def _attending(model: PreTrainedModel, run: SourcePass) -> Iterator[None]:
-    """In the block the decoder attends by `run`, at its positions; behind it as before."""
-    interface = require("transformers.modeling_utils", purpose="A language model")
-    interface.AttentionInterface.register(ATTENTION, _attend)
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    configs = {id(p.config): p.config for p in decoder.modules() if hasattr(p, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+def _placed(decoder: nn.Module, run: SourcePass) -> Iterator[None]:
+    """In the block the decoder's tokens are at the positions of `run`; behind it as before."""
     with contextlib.ExitStack() as stack:
         for module in decoder.modules():
             _place(module, run, stack)
-        _RUNNING.append(run)
-        try:
-            for config in configs.values():
-                config._attn_implementation = ATTENTION
-            yield
-        finally:
-            _RUNNING.pop()
-            for key, config in configs.items():
-                config._attn_implementation = before[key]
+        yield
 
 
 def _place(module: nn.Module, run: SourcePass, stack: contextlib.ExitStack) -> None:

@@ -144,6 +144,14 @@ def test_positions_that_are_ignored_are_seen(monkeypatch: pytest.MonkeyPatch) ->
         translating(network("t5"), None)
 
 
+@pytest.mark.parametrize("told", ["sliding_window", "softcap"])
+def test_attention_of_another_kind_is_refused(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = SourcePass.told
+    monkeypatch.setattr(SourcePass, "told", lambda *a, **more: before(*a, **{**more, told: 64}))
+    with pytest.raises(InputError, match=f"attention with {told}"):
+        translating(network("bart"), None)
+
+
 def test_decoders_alone_are_no_encoder_decoders() -> None:
     config = transformers.GPT2Config(vocab_size=99, n_embd=16, n_layer=1, n_head=2)
     network = transformers.GPT2LMHeadModel(config).eval()

@@ -7,6 +7,7 @@ import torch
 import transformers
 from language_models import WINDOW, model
 
+from sdk.compilers.attending import attending, refuse
 from sdk.compilers.causal_lm import Pass, Step
 from sdk.compilers.huggingface import resolve
 from sdk.compilers.huggingface_generation import generative
@@ -41,6 +42,19 @@ def test_the_model_attends_as_before_behind_a_step() -> None:
         Step(made)
         assert made.config._attn_implementation == before
         torch.testing.assert_close(made(ids).logits, want)
+
+
+def test_the_model_attends_as_before_behind_a_failure() -> None:
+    made = model("llama")
+    before = made.config._attn_implementation
+
+    def fail(*_: object, **told: object) -> torch.Tensor:
+        refuse(told, "scale")
+        raise NotImplementedError("attention of any kind")
+
+    with pytest.raises(NotImplementedError, match="any kind"), attending(made, fail):
+        made(torch.arange(2, 12)[None])
+    assert made.config._attn_implementation == before
 
 
 def _bloom() -> transformers.PreTrainedModel:
