@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +29,9 @@ from sdk.processor import Processor
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from sdk.compilers.huggingface_generation import Generative
+    from sdk.compilers.huggingface_seq2seq import Translating
 
 Shape = tuple[int | None, int | None]
 GENERATION, SEQ2SEQ = "text-generation", "text2text-generation"
@@ -143,17 +146,7 @@ def _generative(
     made = generative(model, folder, **options)
     if shape is not None:
         made = fixed(made, width=shape[0], context=shape[1])
-    return Resolved(
-        made.step,
-        made.inputs,
-        made.dynamic,
-        provenance=notes,
-        function="step",
-        checks=made.checks,
-        files=made.files,
-        language=made.language,
-        calibration=made.calibration,
-    )
+    return replace(_step(made, notes), calibration=made.calibration)
 
 
 def _translating(model: PreTrainedModel, folder: Path | None, notes: dict[str, str]) -> Resolved:
@@ -161,6 +154,12 @@ def _translating(model: PreTrainedModel, folder: Path | None, notes: dict[str, s
     from sdk.compilers.huggingface_seq2seq import translating
 
     made = translating(model, folder)
+    encode = Resolved(made.encode, made.source, made.source_dynamic)
+    return replace(_step(made, notes), more={"encode": encode})
+
+
+def _step(made: Generative | Translating, notes: dict[str, str]) -> Resolved:
+    """What was made as the function `step`."""
     return Resolved(
         made.step,
         made.inputs,
@@ -170,7 +169,6 @@ def _translating(model: PreTrainedModel, folder: Path | None, notes: dict[str, s
         checks=made.checks,
         files=made.files,
         language=made.language,
-        more={"encode": Resolved(made.encode, made.source, made.source_dynamic)},
     )
 
 
