@@ -4,7 +4,7 @@ Each engine module has two functions,
 
 - `probe() -> Availability` never raises and never imports the engine's package twice;
 - `open_session(file, signature, target, threads) -> Session` loads one engine file; where the
-  engine has a binding for plugin kernels, it takes `kernels`, too;
+  engine has a binding for plugin kernels, it takes a `plugin`, too;
 
 and a third where its files are tied to a library version or a chip:
 
@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import cast
 
 from sdk.errors import EngineUnavailableError
-from sdk.kernels.needs import IN_ENGINE, check_kernels
 from sdk.manifest import KernelUse
+from sdk.runtimes.plugins import plugin_of
 from sdk.runtimes.session import Session
 from sdk.signature import Signature
 from sdk.target import ENGINES, Availability, DeviceSupport, Target
@@ -70,8 +70,8 @@ def open_session(
     not the kernels.
     """
     check_runnable(target)
-    check_kernels(kernels)
-    options = {"kernels": kernels} if any(k.binding in IN_ENGINE for k in kernels) else {}
+    plugin = plugin_of(target.engine, kernels)
+    options = {} if plugin is None else {"plugin": plugin}
     module = _module(target.engine)
     return cast(Session, module.open_session(file, signature, target, threads=threads, **options))
 

@@ -16,9 +16,8 @@ from typing import Any
 from sdk import qnn
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
-from sdk.kernels.library import found_library
-from sdk.manifest import KernelUse
 from sdk.runtimes import qnn as npu
+from sdk.runtimes.plugins import Plugin
 from sdk.runtimes.session import (
     EngineProfile,
     OperatorTime,
@@ -71,13 +70,13 @@ def open_session(
     target: Target,
     *,
     threads: int,
-    kernels: Sequence[KernelUse] = (),
+    plugin: Plugin | None = None,
 ) -> OnnxRuntimeSession:
     """Load `file` for `target` with `threads` intra-operator threads."""
     from sdk.runtimes import onnxruntime_decoder as decoder  # a kind of the session below
 
     kind = decoder.InPlaceOnnxSession if file.name == decoder.FILE else OnnxRuntimeSession
-    return kind(file, signature, target, threads, kernels)
+    return kind(file, signature, target, threads, plugin)
 
 
 check_requires = npu.check_requires
@@ -92,11 +91,11 @@ class OnnxRuntimeSession:
         signature: Signature,
         target: Target,
         threads: int,
-        kernels: Sequence[KernelUse] = (),
+        plugin: Plugin | None = None,
     ) -> None:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
-        self._kernels = found_library()[0] if kernels else None
+        self._plugin = plugin
         self._output_names = [spec.name for spec in signature.outputs]
         self._session = self._create()
         self._run = self._session.run
@@ -195,11 +194,11 @@ class OnnxRuntimeSession:
         if self._target.device == "npu":
             return self._create_on_npu(options)
         providers = [PROVIDERS[self._target.device]]
-        if self._kernels is not None:
+        if self._plugin is not None:
             options.add_session_config_entry("edge.threads", str(self._threads))
         with mapped_errors():
-            if self._kernels is not None:
-                options.register_custom_ops_library(str(self._kernels.path))
+            if self._plugin is not None:
+                options.register_custom_ops_library(str(self._plugin.file))
             return ort.InferenceSession(
                 self._file, options, providers=providers, disabled_optimizers=DISABLED
             )
@@ -213,10 +212,8 @@ class OnnxRuntimeSession:
 
     def _kernel(self, kind: str) -> str:
         """The plugin kernel's name and instruction set; ONNX Runtime's own have none but `kind`."""
-        library = self._kernels
-        if library is None or kind not in library.kernels:
-            return kind
-        return f"edge::{kind} ({library.isa})"
+        plugin = self._plugin
+        return plugin.kernel(kind) if plugin is not None and plugin.has(kind) else kind
 
     def _on_simulator(self) -> bool:
         return self._target.device == "npu" and qnn.simulated()

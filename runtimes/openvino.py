@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import EngineError, UnsupportedOperatorError
 from sdk.extras import installed, require
-from sdk.kernels.openvino import extension
-from sdk.manifest import KernelUse
+from sdk.runtimes.plugins import Plugin
 from sdk.runtimes.session import (
     EngineProfile,
     OperatorTime,
@@ -76,10 +75,10 @@ def open_session(
     target: Target,
     *,
     threads: int,
-    kernels: Sequence[KernelUse] = (),
+    plugin: Plugin | None = None,
 ) -> OpenVinoSession:
     """Load `file` for `target` with `threads` inference threads."""
-    return OpenVinoSession(file, signature, target, threads, kernels)
+    return OpenVinoSession(file, signature, target, threads, plugin)
 
 
 class OpenVinoSession:
@@ -91,11 +90,11 @@ class OpenVinoSession:
         signature: Signature,
         target: Target,
         threads: int,
-        kernels: Sequence[KernelUse] = (),
+        plugin: Plugin | None = None,
     ) -> None:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
-        self._kernels = extension() if kernels else None
+        self._plugin = plugin
         self._kernel_of: dict[str, str] = {}
         self._compiled = self._compile()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -213,8 +212,8 @@ class OpenVinoSession:
         if self._target.device == "npu":
             del config["INFERENCE_PRECISION_HINT"]  # it has half precision and integers, no choice
         with mapped_errors():
-            if self._kernels is not None:
-                core.add_extension(str(self._kernels[1]))
+            if self._plugin is not None:
+                core.add_extension(str(self._plugin.file))
             model = core.read_model(self._file)
             self._note_kernels(model)
             return core.compile_model(model, DEVICES[self._target.device], config | properties)
@@ -231,10 +230,10 @@ class OpenVinoSession:
 
     def _note_kernels(self, model: Any) -> None:
         """OpenVINO calls the operators of an extension all alike: `Reference`."""
-        if self._kernels is not None:
-            have = self._kernels[0].kernels
+        if self._plugin is not None:
             kinds = {op.get_friendly_name(): op.get_type_name() for op in model.get_ops()}
-            self._kernel_of = {name: kind for name, kind in kinds.items() if kind in have}
+            has = self._plugin.has
+            self._kernel_of = {name: kind for name, kind in kinds.items() if has(kind)}
 
     def _graph(self, compiled: Any) -> dict[str, dict[str, Any]]:
         """Name -> facts of each operator of the optimised graph that does work."""
@@ -246,9 +245,9 @@ class OpenVinoSession:
             nodes = tuple(filter(None, info.get("originalLayersNames", "").split(",")))
             name = node.get_friendly_name()
             kernel = info.get("primitiveType", "")
-            if self._kernels is not None and name in self._kernel_of:
+            if self._plugin is not None and name in self._kernel_of:
                 info["layerType"] = info["kernel"] = self._kernel_of[name]
-                kernel = f"edge::{self._kernel_of[name]} ({self._kernels[0].isa})"
+                kernel = self._plugin.kernel(self._kernel_of[name])
             graph[name] = {**info, "name": name, "primitiveType": kernel, "nodes": nodes}
         return graph
 

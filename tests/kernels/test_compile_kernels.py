@@ -20,6 +20,7 @@ from sdk.kernels import library, openvino
 from sdk.kernels.cmake import missing_tools
 from sdk.kernels.registry import spec_of
 from sdk.manifest import KernelUse
+from sdk.runtimes.plugins import plugin_of
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +184,10 @@ def test_without_a_library_a_compile_decomposes(
 def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sdk.InputError, match="'fast' is not known"):
         compiled(tmp_path, "onnxruntime", kernels="fast")
+
+
+def test_an_engine_without_a_binding_refuses_kernels() -> None:
+    with pytest.raises(sdk.KernelMissingError, match="'torch' runs no plugin kernels") as caught:
+        plugin_of("torch", (KernelUse("edge::scale_add", 1, "portable"),))
+    assert caught.value.got == "edge::scale_add"
+    assert plugin_of("torch", (KernelUse("edge::scale_add", 1, "decomposed"),)) is None
