@@ -32,6 +32,8 @@ from sdk.runtimes.generation.transforms import LogitsTransform
 from sdk.runtimes.session import Session
 from sdk.text import MAX_TOKENIZER, Following, Prompt, Stops, Tokenizer
 
+DRAFTERS = 8
+"""Whose acceptance is remembered."""
 SERIAL, PARALLEL = SCHEDULES = ("serial", "parallel")
 
 
@@ -120,6 +122,7 @@ class LanguageModel:
         self.language, self.tokenizer, self._encoder = language, tokenizer, encoder
         self.cached = Cached(decoder(session))
         self._costs: CostTable | None = None
+        self._budgets: dict[Drafter, Adaptive] = {}
         self._drafters: dict[LanguageModel, ModelDrafter] = {}
         self._named: dict[str, Drafter] = {}
 
@@ -155,7 +158,7 @@ class LanguageModel:
             config,
             drafter=drafter,  # what _schedule allows
             verifier=options.verifier,
-            budget=None if drafter is None else self._budget(options.num_draft_tokens),
+            budget=None if drafter is None else self._budget(drafter, options.num_draft_tokens),
             constraint=self._constraint(options.constraint, config.eos),
             transforms=options.transforms,
             cancelled=options.cancelled,
@@ -238,7 +241,7 @@ class LanguageModel:
         made._encoder = self._encoder
         with self.cached.in_use():
             made.cached = self.cached.fork()
-        made._drafters, made._named = {}, {}
+        made._drafters, made._named, made._budgets = {}, {}, {}
         return made
 
     def plan(
@@ -262,7 +265,7 @@ class LanguageModel:
             lambda output: reward(text(output)),
             planning,
             drafter=drafter,
-            budget=None if drafter is None else self._budget(options.num_draft_tokens),
+            budget=None if drafter is None else self._budget(drafter, options.num_draft_tokens),
             constraint=self._constraint(options.constraint, config.eos),
             transforms=options.transforms,
             source=source,
@@ -275,8 +278,12 @@ class LanguageModel:
         _check_names(settings)
         return GenerationConfig(**{"eos": self.language.eos, **settings})  # type: ignore[arg-type]
 
-    def _budget(self, given: int | BudgetPolicy | None) -> BudgetPolicy:
-        """The given size or policy, or what the measured cost of width and the acceptance say."""
+    def _budget(self, drafter: Drafter, given: int | BudgetPolicy | None) -> BudgetPolicy:
+        """The given size or policy, or what the measured cost of width and the acceptance say.
+
+        What was learned of a drafter stays from request to request, as its drafts do not get better
+        for being tried anew; of as many drafters as one would have in use.
+        """
         if isinstance(given, int):
             return Fixed(given)
         if given is not None:
@@ -284,7 +291,11 @@ class LanguageModel:
         if self._costs is None:
             with self.cached.in_use():
                 self._costs = CostTable.measure(self.cached.session)
-        return Adaptive(self._costs)
+        if drafter not in self._budgets:
+            if len(self._budgets) == DRAFTERS:
+                del self._budgets[next(iter(self._budgets))]
+            self._budgets[drafter] = Adaptive(self._costs)
+        return self._budgets[drafter]
 
     def _check_vocabulary(self, draft: LanguageModel) -> None:
         """InputError, with some tokens, where a draft's numbers mean other texts."""

@@ -57,7 +57,8 @@ class Generative:
         """Go on from a text, tokens or the messages of a chat.
 
         drafter: guesses what comes, which makes it faster and changes no law of the output: the
-            name `prompt_lookup` or `trigram`, a smaller model of the same tokenizer, or a drafter.
+            name `prompt_lookup`, `trigram` or `fused` (both), a smaller model of the same
+            tokenizer, or a drafter.
         num_draft_tokens: tokens of a draft, or a policy; by default what pays, by measured costs
             and acceptance, which may be none.
         schedule: `parallel` lets a draft model run beside the target (PEARL), on another core.

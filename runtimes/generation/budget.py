@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sdk.errors import InputError
-from sdk.runtimes.generation.contracts import DecoderSession, Outcome
+from sdk.runtimes.generation.calibration import Calibration
+from sdk.runtimes.generation.contracts import (
+    DETERMINISTIC,
+    NOTHING,
+    DecoderSession,
+    DraftTree,
+    Outcome,
+)
+from sdk.runtimes.generation.trees import restricted
 
 Cost = Callable[[int], float]
 """r(k): time of a forward pass over k tokens, in passes over one."""
@@ -27,9 +35,16 @@ class Fixed:
     def __init__(self, num_draft_tokens: int = 4) -> None:
         self.num_draft_tokens = num_draft_tokens
 
+    def begin(self) -> None:
+        """Nothing changes."""
+
     def next(self) -> int:
         """The same as ever."""
         return self.num_draft_tokens
+
+    def trim(self, tree: DraftTree) -> DraftTree:
+        """All of it."""
+        return tree
 
     def observe(self, outcome: Outcome) -> None:
         """Nothing to learn."""
@@ -43,9 +58,16 @@ class Heuristic:
     def __init__(self, start: int = 5, *, most: int = 16) -> None:
         self._count, self._most = start, most
 
+    def begin(self) -> None:
+        """Goes on from the last request."""
+
     def next(self) -> int:
         """At least 1."""
         return self._count
+
+    def trim(self, tree: DraftTree) -> DraftTree:
+        """All of it."""
+        return tree
 
     def observe(self, outcome: Outcome) -> None:
         """Rounds without a draft say nothing."""
@@ -123,6 +145,8 @@ PROBE = 2
 """Nodes of the drafts that try again after a rest."""
 PROBES = 2
 """How many of them there are."""
+FREE = 0.04
+"""Share of a plain step that a draft may take which is asked for in each round."""
 
 
 class Adaptive:
@@ -131,22 +155,35 @@ class Adaptive:
     It learns how likely a draft is accepted to each depth, and what drafting costs. Where no size
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
     that does not pay either: text that cannot be guessed costs next to nothing.
+
+    Of a draft whose nodes have scores, the target reads those that pay: what a score is worth is
+    learned as well. Where such a draft costs next to nothing there is no need to rest.
     """
 
     def __init__(
         self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 256
     ) -> None:
         self._cost, self._most = cost, most
+        self._costs = [cost(width) for width in range(1, 2 * most + 2)]
         self._first_rest, self._longest_rest = cooldown, longest_cooldown
         self._rest, self._resting = cooldown, 0
         self._tried = np.zeros(most)
         self._taken = np.zeros(most)
         self._step_ms = self._node_ms = 0.0
         self._nodes_per_level = 1.0
+        self._claims, self._proposed = Calibration(), NOTHING
+        self._free, self._used, self._round_ms = False, float(most), 0.0
+        self._first = True
         self.predicted_speedup: float | None = None
+
+    def begin(self) -> None:
+        """The first draft of a request reads the prompt: what it takes is not what drafts cost."""
+        self._first = True
 
     def next(self) -> int:
         """0 while it rests."""
+        if self._free:
+            return min(2 * self._most, 2 + math.ceil(2 * self._used))
         if self._resting:
             self._resting -= 1
             return PROBE if self._resting < PROBES else 0
@@ -158,19 +195,47 @@ class Adaptive:
         self._rest = min(2 * self._rest, self._longest_rest)
         return 0
 
+    def trim(self, tree: DraftTree) -> DraftTree:
+        """The nodes that bring more than they cost; of a tree that was drawn by chance, all."""
+        self._proposed = NOTHING
+        if not tree.scores or tree.sampling != DETERMINISTIC:
+            return tree
+        self._proposed = tree
+        chances = self._claims.chances(tree)
+        best = sorted(range(len(tree)), key=lambda node: (-chances[node], node))
+        count, brought, self.predicted_speedup = 0, 1.0, 1.0
+        for size, node in enumerate(best[: len(self._costs) - 1], start=1):
+            brought += chances[node]
+            if brought / self._costs[size] > self.predicted_speedup:
+                count, self.predicted_speedup = size, brought / self._costs[size]
+        self._used = _mean(self._used, count)
+        return restricted(tree, sorted(best[:count]))
+
     def observe(self, outcome: Outcome) -> None:
         """Depths and times of a round."""
-        size = len(outcome.tree)
-        self._step_ms = _typical(self._step_ms, outcome.verify_ms / self._cost(size + 1))
-        if not size:
+        self._step_ms = _typical(
+            self._step_ms, outcome.verify_ms / self._cost(len(outcome.tree) + 1)
+        )
+        tree, accepted = outcome.tree, len(outcome.verdict.path)
+        failed = not outcome.verdict.bonus
+        if self._proposed:
+            tree = self._proposed
+            accepted = self._claims.learn(tree, outcome.committed)
+            failed = accepted < len(outcome.committed)
+        self._proposed = NOTHING
+        if not tree:
             return
-        self._node_ms = _typical(self._node_ms, outcome.draft_ms / size)
-        depth = max(outcome.tree.depths())
-        self._nodes_per_level = _mean(self._nodes_per_level, size / depth)
-        accepted = len(outcome.verdict.path)
+        if not self._first:
+            self._node_ms = _typical(self._node_ms, outcome.draft_ms / len(tree))
+            self._round_ms = _typical(self._round_ms, outcome.draft_ms)
+            self._free = bool(tree.scores) and self._round_ms < FREE * self._step_ms
+        self._first = False
+        depth = max(tree.depths())
+        self._nodes_per_level = _mean(self._nodes_per_level, len(tree) / depth)
+        accepted = min(accepted, self._most)
         self._tried *= FORGET
         self._taken *= FORGET
-        self._tried[: accepted + (not outcome.verdict.bonus)] += 1
+        self._tried[: accepted + failed] += 1
         self._taken[:accepted] += 1
 
     def _best(self) -> tuple[int, float]:

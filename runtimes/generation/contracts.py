@@ -189,8 +189,11 @@ class Drafter(Protocol):
     """How it draws siblings; verifiers are matched to it. Deterministic trees are always fine."""
     chain: bool
     """Whether it never branches."""
-    forward_passes: int
-    """Model evaluations since it was made; 0 for drafters without a model."""
+
+    @property
+    def forward_passes(self) -> int:
+        """Model evaluations since it was made; 0 for drafters without a model."""
+        ...
 
     def begin(self, request: Request) -> None:
         """Start a request."""
@@ -215,8 +218,20 @@ class BudgetPolicy(Protocol):
     predicted_speedup: float | None
     """Of the last choice over plain decoding, where the policy has an opinion."""
 
+    def begin(self) -> None:
+        """Start a request."""
+        ...
+
     def next(self) -> int:
         """0 for a plain step."""
+        ...
+
+    def trim(self, tree: DraftTree) -> DraftTree:
+        """The part of a draft that the target shall read.
+
+        Only of deterministic trees may it be less than all: what is left of one that was drawn by
+        chance would have another law.
+        """
         ...
 
     def observe(self, outcome: Outcome) -> None:

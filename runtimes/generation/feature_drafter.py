@@ -62,12 +62,9 @@ class FeatureDrafter(ModelDrafter):
         self._first: int | None = None
         self._true = 0
 
-    def propose(self, context: Sequence[int], budget: int) -> DraftTree:
-        """As a model does; nothing behind a single token, of which there is no pair yet."""
-        return super().propose(context, budget) if len(context) > 1 else NOTHING
-
-    def _read_prompt(self, request: Request) -> None:
-        """The first draft reads it; the cache is only kept for the same beginning."""
+    def begin(self, request: Request) -> None:
+        """The cache is only kept for the same beginning of the prompt."""
+        super().begin(request)
         if request.features is None:
             raise _without_features("a session without them")
         width = request.features(0, 0).shape[1]
@@ -75,6 +72,10 @@ class FeatureDrafter(ModelDrafter):
             raise _without_features(f"{width} wide")
         if request.prompt[0] != self._first:
             self._first, self._true = request.prompt[0], 0
+
+    def propose(self, context: Sequence[int], budget: int) -> DraftTree:
+        """As a model does; nothing behind a single token, of which there is no pair yet."""
+        return super().propose(context, budget) if len(context) > 1 else NOTHING
 
     def _catch_up(self, context: Sequence[int]) -> Logits:
         """Feed the pairs that the cache lacks, with the target's own features."""

@@ -127,6 +127,7 @@ class Generation:
         if self._drafter is not None:
             self._passes = self._drafter.forward_passes
             self._drafter.begin(self._request())
+            self._budget.begin()
 
     def _request(self) -> Request:
         session = self._cached.session
@@ -185,7 +186,7 @@ class Generation:
         tree = self._drafter.propose(self._context, budget)
         tree = checked(tree, budget, session.vocabulary, self._drafter)
         self.statistics.rounds_without_guess += not tree
-        return legal(tree, self._transforms, self._state)
+        return self._budget.trim(legal(tree, self._transforms, self._state))
 
     def _forced(self) -> Sequence[int]:
         """Tokens that a constraint leaves no choice about: free drafts, all accepted."""

@@ -23,6 +23,8 @@ from sdk.runtimes.generation.siblings import draw
 from sdk.runtimes.generation.transforms import DeadEndError, State, Transforms
 from sdk.runtimes.generation.trees import restricted
 
+FEW = 16
+"""Tokens that one pass reads to draft behind; those before them need no logits."""
 REMEMBERED = 4
 """Proposals that can be taken back: the last one, and those that it was built on."""
 
@@ -61,7 +63,7 @@ class ModelDrafter:
         self._threshold = confidence_threshold
 
     def begin(self, request: Request) -> None:
-        """Read the prompt but for its last token."""
+        """Nothing is read before the first draft, of which there may be none."""
         if request.vocabulary != self.cached.session.vocabulary:
             raise InputError(
                 "The draft model has another vocabulary than the target.",
@@ -74,7 +76,6 @@ class ModelDrafter:
         self._seen = len(request.prompt)
         self._earlier = {self._seen: self._state}
         self._random = self.sampling != DETERMINISTIC and not request.transforms.greedy
-        self._read_prompt(request)
 
     def propose(self, context: Sequence[int], budget: int) -> DraftTree:
         """A chain or a tree; nothing where the draft's own cache has no room."""
@@ -95,11 +96,6 @@ class ModelDrafter:
         self._seen = max(self._earlier)
         self._state = self._earlier[self._seen]
 
-    def _read_prompt(self, request: Request) -> None:
-        if self._seen <= self.cached.session.capacity:
-            missing = self.cached.align(request.prompt)
-            self.cached.extend(missing[:-1])
-
     def _read(self, context: Sequence[int]) -> None:
         """Bring the transforms' state to the context's end, and note it for a while."""
         for token in context[self._seen :]:
@@ -110,10 +106,12 @@ class ModelDrafter:
             del self._earlier[min(self._earlier)]
 
     def _catch_up(self, context: Sequence[int]) -> Logits:
-        """Feed what the cache lacks of the context: after a full acceptance, two tokens."""
+        """Feed what the cache lacks of the context: the prompt, or what was said since."""
         missing = self.cached.align(context, trusted=self._trusted)
         self._trusted = len(context)
-        return self._feed(missing)
+        few = min(FEW, self.cached.widest)
+        self.cached.extend(missing[:-few])
+        return self._feed(missing[-few:])
 
     def _feed(self, tokens: Sequence[int]) -> Logits:
         self.forward_passes += 1

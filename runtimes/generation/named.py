@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import Drafter
+from sdk.runtimes.generation.drafters.fused import FusedDrafter
 from sdk.runtimes.generation.drafters.prompt_lookup import PromptLookupDrafter
 from sdk.runtimes.generation.drafters.source_lookup import SourceLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
@@ -26,5 +27,8 @@ def named(name: str, vocabulary: int) -> Drafter:
 NAMED: dict[str, Callable[[int], Drafter]] = {
     "prompt_lookup": lambda _: PromptLookupDrafter(),
     "source_lookup": lambda _: SourceLookupDrafter(),
+    "fused": lambda vocabulary: FusedDrafter(
+        TrigramDrafter(TrigramTable(vocabulary)), PromptLookupDrafter()
+    ),
     "trigram": lambda vocabulary: TrigramDrafter(TrigramTable(vocabulary)),
 }

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 from sdk.runtimes.generation.contracts import ROOT, DraftTree
 from sdk.runtimes.generation.trees import TreeBuilder
+from sdk.runtimes.generation.trigram_table import STEP
 
 Successors = Callable[[int, int], Mapping[int, float]]
 Pair = tuple[int, int]
 
 
 def shares(scores: Mapping[int, float]) -> dict[int, float]:
-    """Scores as probabilities. Those that sum to less than one leave the rest to the unknown."""
-    total = max(1.0, sum(scores.values()))
+    """Scores as probabilities. What was not seen yet has the share of what was seen once."""
+    total = sum(scores.values()) + STEP
     return {token: score / total for token, score in scores.items()}
 
 

@@ -30,7 +30,8 @@ def generate(
         list[str] | None, Option(help="A text that ends the output. May be repeated.")
     ] = None,
     drafter: Annotated[
-        str | None, Option(help="prompt_lookup, trigram, or the artifact of a smaller model.")
+        str | None,
+        Option(help="prompt_lookup, trigram, fused (both), or the artifact of a smaller model."),
     ] = None,
     num_draft_tokens: Annotated[
         int | None, Option(min=1, help="Tokens of a draft. Default: what pays.")

@@ -8,7 +8,8 @@ FOLDER of `--target` and `--draft` are Hugging Face causal language models of on
 a `prompt` a line; without it there is one set of repeating tokens. Each driver runs in a process
 of its own, peers in environments below `--envs`: {ours on ONNX Runtime, ours on OpenVINO, OpenVINO
 GenAI, ONNX Runtime GenAI, transformers (float32 alone)} x {plain, prompt lookup, draft model, and
-ours `trigram`}. Ours choose the size of drafts by what they measure, peers have their defaults.
+ours `trigram` and `fused`}. Ours choose the size of drafts by what they measure, peers have their
+defaults.
 
 A prompt is asked of all of them in random order, once; nobody keeps a cache between requests.
 Times are those of a token behind the first, so without the prompt's; `--clock cpu` counts what the

@@ -22,7 +22,7 @@ import numpy as np
 
 import sdk
 
-MODES = (None, "prompt_lookup", "trigram")
+MODES = (None, "prompt_lookup", "trigram", "fused")
 FORMS: dict[str, dict[str, str]] = {
     "without": {},
     "with": {"attention": "kernel", "kernels": "native"},

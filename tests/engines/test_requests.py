@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import sdk
 from sdk.errors import CorruptArtifactError, GenerationError, InputError
 from sdk.generating import LanguageModel
 from sdk.model import Model
-from sdk.runtimes.generation.budget import Heuristic
+from sdk.runtimes.generation.budget import PROBES, Heuristic
+from sdk.runtimes.generation.contracts import DETERMINISTIC, DraftTree, Outcome, Request
 from sdk.runtimes.generation.datastore import Datastore
 from sdk.runtimes.generation.drafters.lexical_unit import LexicalUnitDrafter
 from sdk.runtimes.generation.trigram_table import TrigramTable
@@ -130,6 +132,42 @@ def test_a_policy_may_say_how_much_to_draft(llama: Model) -> None:
     found = llama.generate(PROMPT, max_new_tokens=30, drafter=llama, num_draft_tokens=Heuristic(2))
     assert found.stats.draft_tokens_proposed > 4 * 2
     assert found.tokens == llama.generate(PROMPT, max_new_tokens=30).tokens
+
+
+class Hopeless:
+    """Guesses what never comes, and takes its time."""
+
+    sampling, chain, forward_passes = DETERMINISTIC, True, 0
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def begin(self, request: Request) -> None: ...
+
+    def propose(self, context: Sequence[int], budget: int) -> DraftTree:
+        self.asked += 1
+        time.sleep(0.005)
+        return DraftTree.chain([context[0]] * budget)
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+
+def test_what_a_drafter_is_worth_stays_from_request_to_request(llama: Model) -> None:
+    asked, drafter = [], Hopeless()
+    for _ in range(3):
+        before = drafter.asked
+        found = llama.generate(PROMPT, max_new_tokens=30, drafter=drafter, eos=())
+        asked.append(drafter.asked - before)
+        assert found.tokens == llama.generate(PROMPT, max_new_tokens=30, eos=()).tokens
+    assert asked[0] > 0
+    assert max(asked[1:]) <= PROBES
+
+
+def test_a_draft_model_that_rests_reads_no_prompt(llama: Model) -> None:
+    found = llama.generate(PROMPT, max_new_tokens=9, drafter=llama, num_draft_tokens=0)
+    assert found.stats.draft_forward_passes == 0
+    (draft,) = llama.language._drafters.values()
+    assert draft.cached.session.length == 0
 
 
 @pytest.mark.parametrize(

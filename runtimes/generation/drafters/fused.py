@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sdk.runtimes.generation.calibration import Calibration
 from sdk.runtimes.generation.contracts import (
     DETERMINISTIC,
     NOTHING,
@@ -15,10 +16,10 @@ from sdk.runtimes.generation.contracts import (
     Request,
 )
 from sdk.runtimes.generation.siblings import top_tokens
-from sdk.runtimes.generation.trees import TreeBuilder
+from sdk.runtimes.generation.trees import TreeBuilder, restricted
 
 FORGET = 0.95
-"""Weight of the past in a part's calibration, per round."""
+"""Weight of the past in what pruned branches are worth, per round."""
 LEAST = 0.05
 """Branches whose claims are trusted less than this are left out."""
 
@@ -28,10 +29,10 @@ class FusedDrafter:
 
     Where the first one has a distribution for the next token (a model), the others' guesses are
     pruned to the branches that begin with one of its `prune_top` most probable tokens. Paths that
-    several guessed are there once. How often each part is right about the next token, against how
-    often it says so, sets what its scores weigh; and so, apart, for branches that are pruned (our
-    addition): where they turn out right after all, because the model is weak or the text is copied,
-    they come back with the weight that they have earned.
+    several guessed are there once. How often what a part claims came true sets what its claims
+    weigh; and so, apart, for branches that are pruned (our addition): where they turn out right
+    after all, because the model is weak or the text is copied, they come back with the weight that
+    they have earned.
     """
 
     sampling, chain = DETERMINISTIC, False
@@ -54,82 +55,74 @@ class FusedDrafter:
         """The best nodes of all parts' trees; each part may fill the budget."""
         builder = TreeBuilder()
         likely: set[int] | None = None
-        for part in self._parts:
-            part.tree = part.drafter.propose(context, budget)
-            part.likely = likely
+        for index, part in enumerate(self._parts):
+            tree = part.propose(context, budget, likely)
             part.merge_into(builder)
-            q = self._parts[0].tree.proposal(ROOT)
-            likely = None if q is None else set(top_tokens(q, self._prune_top))
+            q = None if index else tree.proposal(ROOT)
+            likely = likely if q is None else set(top_tokens(q, self._prune_top))
         return builder.build(budget)
 
     def observe(self, outcome: Outcome) -> None:
         """All parts see what became of the fused draft."""
         for part in self._parts:
-            part.calibrate(outcome.committed[0])
+            part.learn(outcome.committed)
             part.drafter.observe(outcome)
 
 
 @dataclass(slots=True)
-class _Trust:
-    """How often claims came true, against how often they should have."""
-
-    right: float
-    claimed: float = 1.0
-
-    @property
-    def factor(self) -> float:
-        return self.right / self.claimed
-
-    def learn(self, claims: Sequence[float], *, hit: bool) -> None:
-        """Claims of one round, if there were any."""
-        if claims:
-            self.right = FORGET * self.right + hit
-            self.claimed = FORGET * self.claimed + min(1.0, sum(claims))
-
-
-@dataclass(slots=True)
 class _Part:
-    """A drafter, its last tree, and how far its scores can be trusted."""
+    """A drafter, its last tree, and what its claims have been worth."""
 
     drafter: Drafter
     tree: DraftTree = NOTHING
-    likely: set[int] | None = None
-    """What the model holds to be likely next; None for all tokens."""
-    kept: _Trust = field(default_factory=lambda: _Trust(1.0))
-    pruned: _Trust = field(default_factory=lambda: _Trust(0.0))
-    """Of branches that the model holds to be unlikely: none at first."""
+    unlikely: frozenset[int] = frozenset()
+    """Of the tree's nodes, those below a first token that the model holds to be unlikely."""
+    worth: Calibration = field(default_factory=Calibration)
+    right: float = 0.0
+    claimed: float = 1.0
+    """Of first tokens that were unlikely: nothing is right at first."""
 
-    def scores(self) -> Sequence[float]:
-        """The tree's own, or halves per level where it has none."""
-        return self.tree.scores or [0.5**depth for depth in self.tree.depths()]
-
-    def calibrate(self, token: int) -> None:
-        """Compare what was claimed for the next token with what it was."""
-        tree, scores = self.tree, self.scores()
-        first = [node for node, parent in enumerate(tree.parents) if parent == ROOT]
-        for trust, nodes in (
-            (self.kept, [node for node in first if self._kept(node)]),
-            (self.pruned, [node for node in first if not self._kept(node)]),
-        ):
-            hit = any(tree.tokens[node] == token for node in nodes)
-            trust.learn([scores[node] for node in nodes], hit=hit)
-        self.tree = NOTHING
+    def propose(self, context: Sequence[int], budget: int, likely: set[int] | None) -> DraftTree:
+        """Its draft; pruned are the branches that do not begin with a likely token."""
+        self.tree = tree = _scored(self.drafter.propose(context, budget))
+        if likely is None:
+            self.unlikely = frozenset()
+        else:
+            unlikely: set[int] = set()
+            for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+                if (token not in likely) if parent == ROOT else (parent in unlikely):
+                    unlikely.add(node)
+            self.unlikely = frozenset(unlikely)
+        return tree
 
     def merge_into(self, builder: TreeBuilder) -> None:
-        """Add the tree's nodes, with what their branch's claims have been worth."""
-        tree, scores, depths = self.tree, self.scores(), self.tree.depths()
-        places, trusts = {ROOT: ROOT}, dict[int, float]()
+        """Add the draft's nodes, each as likely as such claims came true."""
+        tree, places = self.tree, {ROOT: ROOT}
+        chances, pruned = self.worth.chances(tree), self.right / self.claimed
         for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
-            if parent == ROOT:
-                trusts[node] = (self.kept if self._kept(node) else self.pruned).factor
-            elif parent in trusts:
-                trusts[node] = trusts[parent]
-            if parent in places and trusts[node] >= LEAST:
-                score = min(1.0, scores[node] * trusts[node] ** depths[node])
+            factor = pruned if node in self.unlikely else 1.0
+            if parent in places and factor >= LEAST:
+                score = min(1.0, factor * chances[node])
                 places[node] = builder.add(places[parent], token, score)
 
-    def _kept(self, node: int) -> bool:
-        return self.likely is None or self.tree.tokens[node] in self.likely
+    def learn(self, committed: Sequence[int]) -> None:
+        """From what came behind the last draft."""
+        tree, chances = self.tree, self.worth.chances(self.tree)
+        first = [node for node in self.unlikely if tree.parents[node] == ROOT]
+        if first:
+            hit = any(tree.tokens[node] == committed[0] for node in first)
+            self.right = FORGET * self.right + hit
+            self.claimed = FORGET * self.claimed + min(1.0, sum(chances[node] for node in first))
+        kept = [node for node in range(len(tree)) if node not in self.unlikely]
+        self.worth.learn(restricted(tree, kept) if self.unlikely else tree, committed)
+        self.tree, self.unlikely = NOTHING, frozenset()
+
+
+def _scored(tree: DraftTree) -> DraftTree:
+    """With halves per level where the drafter has no idea."""
+    if tree.scores or not tree:
+        return tree
+    return replace(tree, scores=tuple(0.5**depth for depth in tree.depths()))
 
 
 DRAFTER = FusedDrafter

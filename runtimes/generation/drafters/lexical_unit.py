@@ -64,15 +64,13 @@ class LexicalUnitDrafter:
         if budget < 1:
             return NOTHING
         tokens, parents = [token for token, _ in self._guesses[:count]], list(range(-1, count - 1))
-        scores = [score for _, score in self._guesses[:count]]
         for node in range(ROOT, count):
             below = node
             for _ in range(min(span, budget - len(tokens))):
                 tokens.append(self.placeholder)
                 parents.append(below)
                 below = len(tokens) - 1
-        scores += [0.0] * (len(tokens) - count)
-        return DraftTree(tuple(tokens), tuple(parents), DETERMINISTIC, (), tuple(scores))
+        return DraftTree(tuple(tokens), tuple(parents), DETERMINISTIC)
 
     def observe(self, outcome: Outcome) -> None:
         """Read the placeholders below the last accepted node."""

@@ -13,6 +13,9 @@ from sdk.runtimes.generation.contracts import (
 )
 from sdk.runtimes.generation.trees import as_chain
 
+LONGEST = 8
+"""Tokens that agree, from which more make it no surer."""
+
 
 class PromptLookupDrafter:
     """Copies from prompt and output, behind the latest earlier occurrence of the longest n-gram.
@@ -22,7 +25,7 @@ class PromptLookupDrafter:
 
     sampling, chain, forward_passes = DETERMINISTIC, True, 0
 
-    def __init__(self, *, max_ngram_size: int = 3, num_draft_tokens: int = 10) -> None:
+    def __init__(self, *, max_ngram_size: int = 3, num_draft_tokens: int = 16) -> None:
         self._sizes = range(1, max_ngram_size + 1)
         self._most = num_draft_tokens
         self._behind: dict[tuple[int, ...], int] = {}
@@ -39,8 +42,7 @@ class PromptLookupDrafter:
             start = self._behind.get(tuple(context[-size:]))
             if start is not None:
                 tokens = _copy(context, start, min(budget, self._most))
-                sure = 1 - 0.5**size
-                return as_chain(tokens, [sure ** (i + 1) for i in range(len(tokens))])
+                return as_chain(tokens, _scores(_matched(context, start), len(tokens)))
         return NOTHING
 
     def observe(self, outcome: Outcome) -> None:
@@ -52,6 +54,23 @@ class PromptLookupDrafter:
             for size in self._sizes[:end]:
                 self._behind[tuple(context[end - size : end])] = end
         self._known = len(context)
+
+
+def _matched(context: Sequence[int], start: int) -> int:
+    """How many tokens before `start` are those at the context's end."""
+    count = 1
+    while count < LONGEST and count < start and context[start - 1 - count] == context[-1 - count]:
+        count += 1
+    return count
+
+
+def _scores(matched: int, count: int) -> list[float]:
+    """A token is surer the more before it agree, and so the deeper it is where those above hold."""
+    scores, score = [], 1.0
+    for size in range(matched, matched + count):
+        score *= 1 - 0.5 ** min(size, LONGEST)
+        scores.append(score)
+    return scores
 
 
 def _copy(context: Sequence[int], start: int, count: int) -> list[int]:

@@ -43,7 +43,7 @@ def modes(options: argparse.Namespace) -> Mapping[str, Mode]:
     """Plain, and with each drafter under the adaptive budget."""
     target = sdk.load(compiled(options.target, "target", options), threads=options.threads)
     drafters: dict[str, str | sdk.Model | None] = {
-        "plain": None, "lookup": "prompt_lookup", "trigram": "trigram",
+        "plain": None, "lookup": "prompt_lookup", "trigram": "trigram", "fused": "fused",
     }  # fmt: skip
     if options.draft:
         drafters["draft"] = sdk.load(

@@ -242,9 +242,14 @@ class EveryThird:
     def __init__(self) -> None:
         self.rounds = 0
 
+    def begin(self) -> None: ...
+
     def next(self) -> int:
         self.rounds += 1
         return 4 if self.rounds % 3 == 1 else 0
+
+    def trim(self, tree: DraftTree) -> DraftTree:
+        return tree
 
     def observe(self, outcome: Outcome) -> None: ...
 
