@@ -1,8 +1,5 @@
 #include "dag_decode.h"
 
-#include <atomic>
-#include <new>
-
 #include "cpu.h"
 #include "decoders.h"
 #include "paths.h"
@@ -82,20 +79,15 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const
             return "lengths: expected 0 up to the number of vertices";
     const edge_dag_settings settings = {attributes[1].number, attributes[2].number, attributes[3].number,
                                         attributes[0].integer != 0};
-    std::atomic<bool> failed{false};
     parallel_for(pool, batch, 1, [&](int64_t begin, int64_t end) {
-        try {
-            for (int64_t item = begin; item < end; ++item) decode_item(inputs, settings, item, outputs);
-        } catch (const std::bad_alloc &) {
-            failed = true;
-        }
+        for (int64_t item = begin; item < end; ++item) decode_item(inputs, settings, item, outputs);
     });
-    return failed ? "out of memory" : nullptr;
+    return nullptr;
 }
 
 }  // namespace
 }  // namespace edge
 
 extern "C" const edge_kernel edge_kernel_dag_decode = {
-    "dag_decode", 1, 3, 3, 3, edge::ATTRIBUTES, edge::shape, edge::run, "ffl>llf",
+    "dag_decode", 1, 3, 3, 3, edge::ATTRIBUTES, edge::shape, edge::guarded<edge::run>, "ffl>llf",
 };

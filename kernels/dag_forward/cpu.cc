@@ -1,8 +1,5 @@
 #include "dag_forward.h"
 
-#include <atomic>
-#include <new>
-
 #include "cpu.h"
 #include "functions.h"
 #include "pool.h"
@@ -98,20 +95,15 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t input_
         if (m < 0 || m > inputs[MATCH].shape[1]) return "target_lengths: expected 0 up to the number of tokens";
     }
     const bool with_hidden = is_given(inputs, input_count, HIDDEN);
-    std::atomic<bool> failed{false};
     parallel_for(pool, batch, 1, [&](int64_t begin, int64_t end) {
-        try {
-            for (int64_t item = begin; item < end; ++item) run_item(inputs, with_hidden, item, outputs);
-        } catch (const std::bad_alloc &) {
-            failed = true;
-        }
+        for (int64_t item = begin; item < end; ++item) run_item(inputs, with_hidden, item, outputs);
     });
-    return failed ? "out of memory" : nullptr;
+    return nullptr;
 }
 
 }  // namespace
 }  // namespace edge
 
 extern "C" const edge_kernel edge_kernel_dag_forward = {
-    "dag_forward", 1, 4, 5, 3, nullptr, edge::shape, edge::run, "ffllf>fff",
+    "dag_forward", 1, 4, 5, 3, nullptr, edge::shape, edge::guarded<edge::run>, "ffllf>fff",
 };

@@ -59,6 +59,6 @@ extern "C" {
 void group_norm_silu_portable(const group_norm_silu_call *call, int64_t n, int64_t g) { edge::normalize(*call, n, g); }
 
 const edge_kernel edge_kernel_group_norm_silu = {
-    "group_norm_silu", 1, 3, 3, 1, edge::ATTRIBUTES, edge::shape, edge::run, "fff>f EEE>E",
+    "group_norm_silu", 1, 3, 3, 1, edge::ATTRIBUTES, edge::shape, edge::guarded<edge::run>, "fff>f EEE>E",
 };
 }

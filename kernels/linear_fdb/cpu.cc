@@ -1,18 +1,15 @@
 // edge::linear_fdb: checks, the row of the table, and code that any processor runs.
+#include "activations.h"
 #include "cpu.h"
-#include "int8_blocks.h"
-#include "linear_fdb.h"
-#include "pool.h"
+#include "linear.h"
 
 namespace edge {
 namespace {
 
-constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT;
+constexpr int64_t TILE = LINEAR_TILE;
 enum { X, PLANES, SCALES, BIAS };
 
 // --- code for any processor: tables of the sums of 4 activations under 16 masks ---
-
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
 
 void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
     int16_t *sums = reinterpret_cast<int16_t *>(tables);
@@ -21,11 +18,6 @@ void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
         for (int j = 0; j < 4; ++j)
             for (int i = 0; i < 1 << j; ++i) sums[(1 << j) + i] = static_cast<int16_t>(sums[i] + q[k + j]);
     }
-}
-
-inline float scale_at(const linear_fdb_call *call, int64_t index) {
-    return call->half ? from_fp16(static_cast<const uint16_t *>(call->scales)[index])
-                      : static_cast<const float *>(call->scales)[index];
 }
 
 // Adds one plane of a block to `made`, before the step of the activations.
@@ -54,9 +46,7 @@ void multiply(const linear_fdb_call *call, int64_t tile, int64_t row) {
             add_plane(call, tile, block, plane, tables + block * call->block * 4, made);
         for (int n = 0; n < TILE; ++n) total[n] += call->steps[row * blocks + block] * made[n];
     }
-    float *y = call->output + row * call->columns + tile * TILE;
-    for (int64_t n = 0; n < TILE && tile * TILE + n < call->columns; ++n)
-        y[n] = total[n] + (call->bias == nullptr ? 0.0f : call->bias[tile * TILE + n]);
+    put(call, row, tile * TILE, total, TILE);
 }
 
 void run_portable(const linear_fdb_call *call, int64_t start, int64_t stop) {
@@ -81,10 +71,6 @@ const linear_fdb_code &code() {
 
 // --- arguments ---
 
-int64_t columns_of(const edge_tensor *inputs, const edge_value *attributes) {
-    return attributes[0].integer == 0 ? inputs[PLANES].shape[0] * TILE : attributes[0].integer;
-}
-
 const char *check(const edge_tensor *in, int32_t count, const edge_value *attributes) {
     const int64_t columns = attributes[0].integer, group = attributes[1].integer;
     if (group < 1 || group % UNIT != 0) return "group is not a multiple of 32";
@@ -99,21 +85,19 @@ const char *check(const edge_tensor *in, int32_t count, const edge_value *attrib
     if ((s.dtype != EDGE_FLOAT32 && s.dtype != EDGE_FLOAT16) || s.rank != 4 || s.shape[0] != tiles ||
         s.shape[1] != depth / group || s.shape[2] != 2 || s.shape[3] != TILE)
         return "scales are not float32 or float16 [tiles, K / group, 2, 16]";
-    if (is_given(in, count, BIAS) && (in[BIAS].dtype != EDGE_FLOAT32 || in[BIAS].rank != 1 ||
-                                      in[BIAS].shape[0] != columns_of(in, attributes)))
+    if (is_given(in, count, BIAS) && !is_bias(in[BIAS], columns_of(in[PLANES], attributes[0])))
         return "bias is not float32 [columns]";
     return nullptr;
 }
 
 const char *shape(const edge_tensor *inputs, int32_t count, const edge_value *attributes, edge_tensor *outputs) {
     if (const char *wrong = check(inputs, count, attributes)) return wrong;
-    copy_shape(inputs[X], outputs[0]);
-    outputs[0].shape[inputs[X].rank - 1] = columns_of(inputs, attributes);
+    set_shape(inputs[X], columns_of(inputs[PLANES], attributes[0]), outputs[0]);
     return nullptr;
 }
 
-struct Rooms {
-    Scratch row, bytes, tables, steps, lows, planes, scales, bias;
+struct Rooms : LinearRooms {
+    Scratch row, bytes, tables, steps, lows, planes;
 };
 
 int32_t sum_of_negatives(const int8_t *q, int64_t count) {
@@ -144,40 +128,19 @@ void prepare(const edge_pool *pool, const linear_fdb_code &use, const edge_tenso
     call.tables = tables, call.steps = steps, call.lows = lows;
 }
 
-const char *compute(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,
-                    edge_tensor *outputs) {
+const char *run(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,
+                edge_tensor *outputs) {
+    if (const char *wrong = check(in, count, attributes)) return wrong;
     static thread_local Rooms rooms;
     linear_fdb_call call{};
-    call.columns = columns_of(in, attributes);
-    call.depth = in[X].shape[in[X].rank - 1];
-    call.rows = 1;
-    for (int32_t axis = 0; axis + 1 < in[X].rank; ++axis) call.rows *= in[X].shape[axis];
+    describe(call, in[X], columns_of(in[PLANES], attributes[0]), attributes[1].integer, UNIT, in[SCALES],
+             is_given(in, count, BIAS) ? in + BIAS : nullptr, outputs[0], rooms);
     if (call.rows == 0 || call.columns == 0) return nullptr;
-    call.group = attributes[1].integer;
-    call.block = block_of(call.group, UNIT);
-    call.half = in[SCALES].dtype == EDGE_FLOAT16;
     call.planes = static_cast<const uint8_t *>(dense(in[PLANES], 1, rooms.planes));
-    call.scales = dense(in[SCALES], call.half ? 2 : 4, rooms.scales);
-    if (is_given(in, count, BIAS)) call.bias = static_cast<const float *>(dense(in[BIAS], 4, rooms.bias));
-    call.output = static_cast<float *>(outputs[0].data);
     const linear_fdb_code &use = code();
     prepare(pool, use, in[X], call, rooms);
-    const int64_t tiles = (call.columns + TILE - 1) / TILE, work = call.rows * call.depth * TILE;
-    edge_pool parts = pool == nullptr ? edge_pool{nullptr, 1, nullptr} : *pool;
-    if (parts.threads > 1) parts.threads *= 4;  // parts: a thread that is held up keeps the others waiting for less
-    parallel_for(&parts, tiles, 4 + (1 << 18) / std::max<int64_t>(work, 1),
-                 [&](int64_t start, int64_t stop) { use.run(&call, start, stop); });
+    run_tiles(pool, use, call);
     return nullptr;
-}
-
-const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t count, const edge_value *attributes,
-                edge_tensor *outputs) {
-    if (const char *wrong = check(inputs, count, attributes)) return wrong;
-    try {
-        return compute(pool, inputs, count, attributes, outputs);
-    } catch (const std::bad_alloc &) {
-        return "out of memory";
-    }
 }
 
 const edge_attribute ATTRIBUTES[] = {{"columns", 0}, {"group", 0}, {nullptr, 0}};
@@ -187,6 +150,7 @@ const edge_attribute ATTRIBUTES[] = {{"columns", 0}, {"group", 0}, {nullptr, 0}}
 
 extern "C" {
 const linear_fdb_code linear_fdb_portable = {256, edge::make_tables, edge::quantize, edge::run_portable};
-const edge_kernel edge_kernel_linear_fdb = {"linear_fdb", 1, 3, 4, 1, edge::ATTRIBUTES, edge::shape, edge::run,
-                                            "fBff>f fBef>f"};
+const edge_kernel edge_kernel_linear_fdb = {
+    "linear_fdb", 1, 3, 4, 1, edge::ATTRIBUTES, edge::shape, edge::guarded<edge::run>, "fBff>f fBef>f",
+};
 }

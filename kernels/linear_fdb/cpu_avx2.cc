@@ -2,23 +2,13 @@
 // also adds pairs. 16 bits hold the sums of a block.
 #include <immintrin.h>
 
-#include "int8_blocks.h"
-#include "linear_fdb.h"
+#include "activations.h"
 
 namespace edge {
 namespace {
 
 using I = __m256i;
-constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT, HALF = 8;
-constexpr int64_t TABLE = 32;  // of a unit: for bit j the activations j, 8 + j, 16 + j, 24 + j
-
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
-
-void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
-    for (int64_t u = 0; u < units; ++u)
-        for (int j = 0; j < 8; ++j)
-            for (int s = 0; s < 4; ++s) std::memcpy(tables + u * TABLE + 4 * j + s, q + u * UNIT + 8 * s + j, 1);
-}
+constexpr int64_t TILE = LINEAR_TILE, HALF = 8, TABLE = BY_BIT;
 
 // Half a tile and R rows.
 struct Half {
@@ -47,13 +37,6 @@ template <int R>
     for (int r = 0; r < R; ++r) sums[r] = _mm256_madd_epi16(pairs[r], _mm256_set1_epi16(1));
 }
 
-inline __m256 scales_at(const linear_fdb_call *call, int64_t index) {
-    if (call->half)
-        return _mm256_cvtph_ps(
-            _mm_loadu_si128(reinterpret_cast<const __m128i *>(static_cast<const uint16_t *>(call->scales) + index)));
-    return _mm256_loadu_ps(static_cast<const float *>(call->scales) + index);
-}
-
 // One block. A plane whose scales are all zero is not read.
 template <int R>
 [[gnu::always_inline]] inline void add_block(const Half &at, int64_t block, int64_t group, __m256 (&total)[R]) {
@@ -63,7 +46,7 @@ template <int R>
     __m256 made[R];
     for (int r = 0; r < R; ++r) made[r] = _mm256_setzero_ps();
     for (int plane = 0; plane < 2; ++plane) {
-        const __m256 scale = scales_at(call, at.scale + (group * 2 + plane) * TILE);
+        const __m256 scale = (__m256)scales_at(call, at.scale + (group * 2 + plane) * TILE);
         if (_mm256_testz_si256(_mm256_castps_si256(scale), _mm256_set1_epi32(0x7fffffff))) continue;
         I sums[R];
         masked_sums<R>(at.planes + (block * units * 2 + plane) * TILE * 4, tables, stride, units, sums);
@@ -82,13 +65,7 @@ void multiply(const Half &at) {
     for (int r = 0; r < R; ++r) total[r] = _mm256_setzero_ps();
     const int64_t ratio = call->group / call->block;
     for (int64_t block = 0; block < call->depth / call->block; ++block) add_block(at, block, block / ratio, total);
-    for (int r = 0; r < R; ++r) {
-        float made[HALF];
-        _mm256_storeu_ps(made, total[r]);
-        float *y = call->output + (at.row + r) * call->columns + at.column;
-        for (int64_t n = 0; n < HALF && at.column + n < call->columns; ++n)
-            y[n] = made[n] + (call->bias == nullptr ? 0.0f : call->bias[at.column + n]);
-    }
+    for (int r = 0; r < R; ++r) put(call, at.row + r, at.column, (Floats)total[r]);
 }
 
 void run(const linear_fdb_call *call, int64_t start, int64_t stop) {
@@ -106,4 +83,4 @@ void run(const linear_fdb_call *call, int64_t start, int64_t stop) {
 }  // namespace
 }  // namespace edge
 
-extern "C" const linear_fdb_code linear_fdb_avx2 = {edge::TABLE, edge::make_tables, edge::quantize, edge::run};
+extern "C" const linear_fdb_code linear_fdb_avx2 = {edge::TABLE, edge::order_by_bit, edge::quantize, edge::run};

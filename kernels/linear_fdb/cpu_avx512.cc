@@ -2,25 +2,17 @@
 // such tables, for the four bytes of a word, make one of 64, in which vpermb looks 4 bits of 64 bytes up at once. Less
 // the smallest of them, which is the sum of the negative activations, the sums are unsigned bytes, and vpdpbusd adds the
 // four bytes of each word.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 takes its own _mm512_undefined for a mistake
-#endif
-#include <immintrin.h>
-
-#include "int8_blocks.h"
-#include "linear_fdb.h"
+#include "activations.h"
 
 namespace edge {
 namespace {
 
 using I = __m512i;
-constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT;
+constexpr int64_t TILE = LINEAR_TILE;
 constexpr int64_t TABLE = 128;  // of a unit: for bits 0-3 of each byte, then for bits 4-7
 constexpr int64_t STEP = 128;   // bytes of a unit of a tile
 // How far ahead planes are fetched: bytes of a tile into the nearest cache, tiles into the next one.
 constexpr int64_t AHEAD = 1024, NEXT = 8;
-
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
 
 void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
     alignas(64) uint8_t masks[64];
@@ -73,13 +65,6 @@ template <int R, int V>
     }
 }
 
-inline __m512 scales_at(const linear_fdb_call *call, int64_t index) {
-    if (call->half)
-        return _mm512_cvtph_ps(_mm256_loadu_si256(
-            reinterpret_cast<const __m256i *>(static_cast<const uint16_t *>(call->scales) + index)));
-    return _mm512_loadu_ps(static_cast<const float *>(call->scales) + index);
-}
-
 inline bool any(__m512 scale) {
     return _mm512_test_epi32_mask(_mm512_castps_si512(scale), _mm512_set1_epi32(0x7fffffff)) != 0;
 }
@@ -99,7 +84,7 @@ struct Place {
 
 // One block. A plane whose scales are all zero in a tile is not read there: so do zeros pay.
 template <int R, int C>
-[[gnu::always_inline]] inline void add_block(const Place<R, C> &at, int64_t block, int64_t group, __m512 (&total)[R][C]) {
+[[gnu::always_inline]] inline void add_block(const Place<R, C> &at, int64_t block, int64_t group, __m512 (&total)[C][R]) {
     const linear_fdb_call *call = at.call;
     const int64_t depth = call->depth, units = call->block / UNIT, stride = depth / UNIT * TABLE;
     const uint8_t *tables = call->tables + at.row * stride + block * units * TABLE, *from[2 * C];
@@ -108,7 +93,7 @@ template <int R, int C>
     for (int v = 0; v < 2 * C; ++v) {
         from[v] = call->planes + ((at.tile + v / 2) * (depth / UNIT) + block * units) * STEP + v % 2 * 64;
         const int64_t index = ((at.tile + v / 2) * (depth / call->group) + group) * 2 * TILE + v % 2 * TILE;
-        scale[v] = scales_at(call, index);
+        scale[v] = (__m512)scales_at(call, index);
         all = all && (is_set(call, index) || any(scale[v]));
     }
     I sums[R][2 * C];
@@ -132,7 +117,7 @@ template <int R, int C>
         for (int c = 0; c < C; ++c) {
             const __m512 first = _mm512_mul_ps(scale[2 * c], _mm512_cvtepi32_ps(sums[r][2 * c]));
             const __m512 both = _mm512_fmadd_ps(scale[2 * c + 1], _mm512_cvtepi32_ps(sums[r][2 * c + 1]), first);
-            total[r][c] = _mm512_fmadd_ps(step, both, total[r][c]);
+            total[c][r] = _mm512_fmadd_ps(step, both, total[c][r]);
         }
     }
 }
@@ -140,20 +125,13 @@ template <int R, int C>
 template <int R, int C>
 void multiply(const linear_fdb_call *call, int64_t tile, int64_t row) {
     const Place<R, C> at{call, tile, row};
-    __m512 total[R][C];
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) total[r][c] = _mm512_setzero_ps();
+    __m512 total[C][R];
+    for (int c = 0; c < C; ++c)
+        for (int r = 0; r < R; ++r) total[c][r] = _mm512_setzero_ps();
     const int64_t ratio = call->group / call->block;
     for (int64_t group = 0, block = 0; group < call->depth / call->group; ++group)
         for (int64_t i = 0; i < ratio; ++i, ++block) add_block(at, block, group, total);
-    for (int c = 0; c < C; ++c) {
-        const int64_t column = (tile + c) * TILE, left = call->columns - column;
-        const __mmask16 kept = left >= TILE ? 0xffff : static_cast<__mmask16>((1u << (left > 0 ? left : 0)) - 1);
-        const __m512 bias = call->bias ? _mm512_maskz_loadu_ps(kept, call->bias + column) : _mm512_setzero_ps();
-        for (int r = 0; r < R; ++r)
-            _mm512_mask_storeu_ps(call->output + (row + r) * call->columns + column, kept,
-                                  _mm512_add_ps(total[r][c], bias));
-    }
+    put_tiles<R, C>(call, row, tile, total);
 }
 
 using Multiply = void (*)(const linear_fdb_call *, int64_t, int64_t);

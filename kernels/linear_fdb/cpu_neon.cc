@@ -2,28 +2,13 @@
 // are added in pairs. 16 bits hold the sums of a block.
 #include <arm_neon.h>
 
-#include "int8_blocks.h"
-#include "linear_fdb.h"
+#include "activations.h"
 
 namespace edge {
 namespace {
 
-constexpr int64_t TILE = LINEAR_FDB_TILE, UNIT = LINEAR_FDB_UNIT;
-constexpr int64_t TABLE = 32;  // of a unit: for bit j the activations j, 8 + j, 16 + j, 24 + j
+constexpr int64_t TILE = LINEAR_TILE, TABLE = BY_BIT;
 constexpr int QUARTERS = 4;
-
-float quantize(const float *x, int64_t count, int8_t *q) { return to_int8(x, count, q, LINEAR_FDB_LIMIT).scale; }
-
-void make_tables(const int8_t *q, int64_t units, uint8_t *tables) {
-    for (int64_t u = 0; u < units; ++u)
-        for (int j = 0; j < 8; ++j)
-            for (int s = 0; s < 4; ++s) std::memcpy(tables + u * TABLE + 4 * j + s, q + u * UNIT + 8 * s + j, 1);
-}
-
-inline float32x4_t scales_at(const linear_fdb_call *call, int64_t index) {
-    if (!call->half) return vld1q_f32(static_cast<const float *>(call->scales) + index);
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t *>(call->scales) + index)));
-}
 
 inline void masked_sums(const uint8_t *plane, const uint8_t *tables, int64_t units, int32x4_t (&sums)[QUARTERS]) {
     int16x8_t pairs[QUARTERS];
@@ -58,7 +43,7 @@ inline void add_block(const linear_fdb_call *call, int64_t tile, int64_t row, in
     for (int plane = 0; plane < 2; ++plane) {
         const int64_t index = ((tile * (call->depth / call->group) + group) * 2 + plane) * TILE;
         float32x4_t scale[QUARTERS];
-        for (int c = 0; c < QUARTERS; ++c) scale[c] = scales_at(call, index + 4 * c);
+        for (int c = 0; c < QUARTERS; ++c) scale[c] = (float32x4_t)scales_at(call, index + 4 * c);
         if (!any(scale)) continue;
         int32x4_t sums[QUARTERS];
         masked_sums(call->planes + tile * 4 * call->depth + (block * units * 2 + plane) * TILE * 4, tables, units, sums);
@@ -73,11 +58,7 @@ void multiply(const linear_fdb_call *call, int64_t tile, int64_t row) {
     float32x4_t total[QUARTERS];
     for (int c = 0; c < QUARTERS; ++c) total[c] = vdupq_n_f32(0);
     for (int64_t b = 0; b < call->depth / call->block; ++b) add_block(call, tile, row, b, b / ratio, total);
-    float made[TILE];
-    for (int c = 0; c < QUARTERS; ++c) vst1q_f32(made + 4 * c, total[c]);
-    float *y = call->output + row * call->columns + tile * TILE;
-    for (int64_t n = 0; n < TILE && tile * TILE + n < call->columns; ++n)
-        y[n] = made[n] + (call->bias == nullptr ? 0.0f : call->bias[tile * TILE + n]);
+    for (int c = 0; c < QUARTERS; ++c) put(call, row, tile * TILE + 4 * c, (Floats)total[c]);
 }
 
 void run(const linear_fdb_call *call, int64_t start, int64_t stop) {
@@ -88,4 +69,4 @@ void run(const linear_fdb_call *call, int64_t start, int64_t stop) {
 }  // namespace
 }  // namespace edge
 
-extern "C" const linear_fdb_code linear_fdb_neon = {edge::TABLE, edge::make_tables, edge::quantize, edge::run};
+extern "C" const linear_fdb_code linear_fdb_neon = {edge::TABLE, edge::order_by_bit, edge::quantize, edge::run};

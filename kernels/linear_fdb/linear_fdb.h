@@ -15,7 +15,6 @@ extern "C" {
 
 extern const edge_kernel edge_kernel_linear_fdb;
 
-#define LINEAR_FDB_TILE 16
 #define LINEAR_FDB_UNIT 32
 #define LINEAR_FDB_LIMIT 63 /* of the activations' integers: sums of 4, less the smallest one, fit a byte */
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from sdk.errors import InputError
 from sdk.kernels.linear_fdb.packing import TILE, UNIT, pack_planes, pack_scales, unpack_planes
 from sdk.kernels.linear_nbits.spec import block_of, to_int8
+from sdk.kernels.samples import odd_values
 from sdk.kernels.spec import Case, Tolerance, kernel
 
 if TYPE_CHECKING:
@@ -63,22 +64,7 @@ def sample(rng: np.random.Generator) -> Iterator[Case]:
     yield case("no rows", (0,), 16, 32, 32)
     yield case("no columns", (2,), 0, 32, 32)
     yield case("no depth", (2,), 16, 0, 32, bias=True)
-    yield from _odd_values(case("odd values", (9,), 40, 128, 64))
-
-
-def _odd_values(plain: Case) -> Iterator[Case]:
-    x, *rest = plain.tensors
-    assert x is not None
-    for name, value in (
-        ("NaN", torch.nan),
-        ("infinity", torch.inf),
-        ("denormal", 1e-41),
-        ("large", 1e30),
-        ("tie", 0.5),
-    ):
-        odd = x.clone()
-        odd[1, 3], odd[8, 64:] = value, value
-        yield Case(name, (odd, *rest), plain.attributes)
+    yield from odd_values(case("odd values", (9,), 40, 128, 64))
 
 
 @kernel("edge::linear_fdb", version=1, sample=sample, tolerance=Tolerance(2e-5, 2e-5))

@@ -1,12 +1,12 @@
 // edge::linear_nbits: checks, the row of the table, and code that any processor runs.
 #include "activations.h"
 #include "cpu.h"
-#include "pool.h"
+#include "linear.h"
 
 namespace edge {
 namespace {
 
-constexpr int64_t TILE = LINEAR_NBITS_TILE, ROWS = LINEAR_NBITS_ROWS;
+constexpr int64_t TILE = LINEAR_TILE;
 enum { X, WEIGHT, SCALES, ZEROS, BIAS };
 
 // --- code for any processor: one tile and one row at a time ---
@@ -26,42 +26,32 @@ inline void unpack(const uint8_t *tile, int bits, int64_t quad, uint8_t *w) {
     }
 }
 
-inline float scale_at(const linear_nbits_call *call, int64_t index) {
-    return call->half ? from_fp16(static_cast<const uint16_t *>(call->scales)[index])
-                      : static_cast<const float *>(call->scales)[index];
-}
-
-void multiply(const linear_nbits_call *call, int64_t tile, int64_t part, int64_t rows, int64_t row) {
+void multiply(const linear_nbits_call *call, int64_t tile, int64_t row) {
     const int64_t groups = call->depth / call->group, blocks = call->depth / call->block, quads = call->block / 4;
-    const int32_t *a = call->quads + part * (call->depth / 4) + row;
+    const Place x = place_of(call, row);
     float total[TILE] = {};
     for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t group = tile * groups + b * call->block / call->group, at = part * blocks + b * rows + row;
+        const int64_t group = tile * groups + b * call->block / call->group;
         int32_t sum[TILE];
         for (int n = 0; n < TILE; ++n)
-            sum[n] = call->sums[at] * (call->zeros == nullptr ? 1 : call->zeros[group * TILE + n]);
-        for (int64_t q = 0; q < quads; ++q) {
+            sum[n] = call->sums[x.block + b * x.rows] * (call->zeros == nullptr ? 1 : call->zeros[group * TILE + n]);
+        for (int64_t q = b * quads; q < (b + 1) * quads; ++q) {
             uint8_t w[64];
-            int8_t x[4];
-            unpack(call->weight + tile * 2 * call->bits * call->depth, call->bits, b * quads + q, w);
-            std::memcpy(x, a + (b * quads + q) * rows, 4);
+            int8_t a[4];
+            unpack(call->weight + tile * 2 * call->bits * call->depth, call->bits, q, w);
+            std::memcpy(a, call->quads + x.quad + q * x.rows, 4);
             for (int n = 0; n < TILE; ++n)
-                sum[n] += w[4 * n] * x[0] + w[4 * n + 1] * x[1] + w[4 * n + 2] * x[2] + w[4 * n + 3] * x[3];
+                sum[n] += w[4 * n] * a[0] + w[4 * n + 1] * a[1] + w[4 * n + 2] * a[2] + w[4 * n + 3] * a[3];
         }
         for (int n = 0; n < TILE; ++n)
-            total[n] += static_cast<float>(sum[n]) * call->steps[at] * scale_at(call, group * TILE + n);
+            total[n] += static_cast<float>(sum[n]) * call->steps[x.block + b * x.rows] * scale_at(call, group * TILE + n);
     }
-    float *y = call->output + (part + row) * call->columns + tile * TILE;
-    for (int64_t n = 0; n < TILE && tile * TILE + n < call->columns; ++n)
-        y[n] = total[n] + (call->bias == nullptr ? 0.0f : call->bias[tile * TILE + n]);
+    put(call, row, tile * TILE, total, TILE);
 }
 
 void run_portable(const linear_nbits_call *call, int64_t start, int64_t stop) {
     for (int64_t tile = start; tile < stop; ++tile)
-        for (int64_t row = 0; row < call->rows; ++row) {
-            const int64_t part = row / ROWS * ROWS;
-            multiply(call, tile, part, std::min(ROWS, call->rows - part), row - part);
-        }
+        for (int64_t row = 0; row < call->rows; ++row) multiply(call, tile, row);
 }
 
 const linear_nbits_code &code() {
@@ -97,26 +87,19 @@ const char *check(const edge_tensor *in, int32_t count, const edge_value *attrib
         return "scales are not float32 or float16 [tiles, K / group, 16]";
     if (is_given(in, count, ZEROS) && (in[ZEROS].dtype != EDGE_UINT8 || !by_group(in[ZEROS])))
         return "zeros are not uint8 [tiles, K / group, 16]";
-    const int64_t wanted = columns == 0 ? tiles * TILE : columns;
-    if (is_given(in, count, BIAS) &&
-        (in[BIAS].dtype != EDGE_FLOAT32 || in[BIAS].rank != 1 || in[BIAS].shape[0] != wanted))
+    if (is_given(in, count, BIAS) && !is_bias(in[BIAS], columns_of(in[WEIGHT], attributes[0])))
         return "bias is not float32 [columns]";
     return nullptr;
 }
 
-int64_t columns_of(const edge_tensor *inputs, const edge_value *attributes) {
-    return attributes[0].integer == 0 ? inputs[WEIGHT].shape[0] * TILE : attributes[0].integer;
-}
-
 const char *shape(const edge_tensor *inputs, int32_t count, const edge_value *attributes, edge_tensor *outputs) {
     if (const char *wrong = check(inputs, count, attributes)) return wrong;
-    copy_shape(inputs[X], outputs[0]);
-    outputs[0].shape[inputs[X].rank - 1] = columns_of(inputs, attributes);
+    set_shape(inputs[X], columns_of(inputs[WEIGHT], attributes[0]), outputs[0]);
     return nullptr;
 }
 
-struct Rooms {
-    Scratch row, bytes, quads, steps, sums, weight, scales, zeros, bias;
+struct Rooms : LinearRooms {
+    Scratch row, bytes, quads, steps, sums, weight, zeros;
 };
 
 // Quantizes all rows; what a call points to lives until the thread's next one.
@@ -128,49 +111,27 @@ void prepare(const linear_nbits_code &use, const edge_tensor &x, linear_nbits_ca
     float *steps = rooms.steps.get<float>(call.rows * blocks);
     int32_t *sums = rooms.sums.get<int32_t>(call.rows * blocks);
     for (int64_t m = 0; m < call.rows; ++m) {
-        const int64_t part = m / ROWS * ROWS, r = m - part;
-        use.quantize(&call, row_of(x, m, row), std::min(ROWS, call.rows - part), bytes,
-                     quads + part * (call.depth / 4) + r, steps + part * blocks + r, sums + part * blocks + r);
+        const Place to = place_of(&call, m);
+        use.quantize(&call, row_of(x, m, row), to.rows, bytes, quads + to.quad, steps + to.block, sums + to.block);
     }
     call.quads = quads, call.steps = steps, call.sums = sums;
 }
 
-const char *compute(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,
-                    edge_tensor *outputs) {
+const char *run(const edge_pool *pool, const edge_tensor *in, int32_t count, const edge_value *attributes,
+                edge_tensor *outputs) {
+    if (const char *wrong = check(in, count, attributes)) return wrong;
     static thread_local Rooms rooms;
     linear_nbits_call call{};
-    call.columns = columns_of(in, attributes);
-    call.depth = in[X].shape[in[X].rank - 1];
-    call.rows = 1;
-    for (int32_t axis = 0; axis + 1 < in[X].rank; ++axis) call.rows *= in[X].shape[axis];
-    if (call.rows == 0 || call.columns == 0) return nullptr;
     call.bits = static_cast<int32_t>(attributes[1].integer);
-    call.group = attributes[2].integer;
-    call.block = block_of(call.group, call.bits == 3 ? 32 : 16);
-    call.half = in[SCALES].dtype == EDGE_FLOAT16;
+    describe(call, in[X], columns_of(in[WEIGHT], attributes[0]), attributes[2].integer, call.bits == 3 ? 32 : 16,
+             in[SCALES], is_given(in, count, BIAS) ? in + BIAS : nullptr, outputs[0], rooms);
+    if (call.rows == 0 || call.columns == 0) return nullptr;
     call.weight = static_cast<const uint8_t *>(dense(in[WEIGHT], 1, rooms.weight));
-    call.scales = dense(in[SCALES], call.half ? 2 : 4, rooms.scales);
     if (is_given(in, count, ZEROS)) call.zeros = static_cast<const uint8_t *>(dense(in[ZEROS], 1, rooms.zeros));
-    if (is_given(in, count, BIAS)) call.bias = static_cast<const float *>(dense(in[BIAS], 4, rooms.bias));
-    call.output = static_cast<float *>(outputs[0].data);
     const linear_nbits_code &use = code();
     prepare(use, in[X], call, rooms);
-    const int64_t tiles = (call.columns + TILE - 1) / TILE, work = call.rows * call.depth * TILE;
-    edge_pool parts = pool == nullptr ? edge_pool{nullptr, 1, nullptr} : *pool;
-    if (parts.threads > 1) parts.threads *= 4;  // parts: a thread that is held up keeps the others waiting for less
-    parallel_for(&parts, tiles, 4 + (1 << 18) / std::max<int64_t>(work, 1),
-                 [&](int64_t start, int64_t stop) { use.run(&call, start, stop); });
+    run_tiles(pool, use, call);
     return nullptr;
-}
-
-const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t count, const edge_value *attributes,
-                edge_tensor *outputs) {
-    if (const char *wrong = check(inputs, count, attributes)) return wrong;
-    try {
-        return compute(pool, inputs, count, attributes, outputs);
-    } catch (const std::bad_alloc &) {
-        return "out of memory";
-    }
 }
 
 const edge_attribute ATTRIBUTES[] = {{"columns", 0}, {"bits", 0}, {"group", 0}, {nullptr, 0}};
@@ -180,6 +141,7 @@ const edge_attribute ATTRIBUTES[] = {{"columns", 0}, {"bits", 0}, {"group", 0}, 
 
 extern "C" {
 const linear_nbits_code linear_nbits_portable = {edge::quantize_row, edge::run_portable};
-const edge_kernel edge_kernel_linear_nbits = {"linear_nbits", 1, 3, 5, 1, edge::ATTRIBUTES, edge::shape, edge::run,
-                                              "fBfBf>f fBeBf>f"};
+const edge_kernel edge_kernel_linear_nbits = {
+    "linear_nbits", 1, 3, 5, 1, edge::ATTRIBUTES, edge::shape, edge::guarded<edge::run>, "fBfBf>f fBeBf>f",
+};
 }

@@ -1,13 +1,12 @@
 // AMX: a tile register is 16 rows of activations, another one 64 weights of 16 columns, in the very order in which they
 // are packed; a third one gets their products' sums. Few rows are left to AVX-512, which reads the weights as fast.
-#include "activations.h"
 #include "scratch.h"
 #include "units.h"
 
 namespace edge {
 namespace {
 
-constexpr int64_t TILE = LINEAR_NBITS_TILE, PART = LINEAR_NBITS_ROWS, MOST = 16;
+constexpr int64_t TILE = LINEAR_TILE, MOST = 16;
 constexpr int64_t FEW = 4;  // rows
 
 // Register 0 holds sums, 1 activations, 2 weights.
@@ -48,29 +47,19 @@ void unpack(const uint8_t *from, int64_t depth, uint8_t *to) {
     }
 }
 
-void unpack(int bits, const uint8_t *from, int64_t depth, uint8_t *to) {
-    switch (bits) {
-        case 2: return unpack<2>(from, depth, to);
-        case 3: return unpack<3>(from, depth, to);
-        case 4: return unpack<4>(from, depth, to);
-        default: return unpack<8>(from, depth, to);
-    }
-}
-
 // Rows [row, row + rows) of activations one after another, as AMX wants them.
 void gather(const linear_nbits_call *call, int64_t row, int64_t rows, int8_t *to) {
-    const int64_t quads = call->depth / 4;
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t part = (row + r) / PART * PART, left = call->rows - part, width = left < PART ? left : PART;
-        const int32_t *from = call->quads + part * quads + (row + r - part);
-        for (int64_t i = 0; i < quads; ++i) std::memcpy(to + r * call->depth + 4 * i, from + i * width, 4);
+        const Place at = place_of(call, row + r);
+        for (int64_t i = 0; i < call->depth / 4; ++i)
+            std::memcpy(to + r * call->depth + 4 * i, call->quads + at.quad + i * at.rows, 4);
     }
 }
 
-// Where row `row` has its value of block `b`.
-inline int64_t place(const linear_nbits_call *call, int64_t row, int64_t b) {
-    const int64_t part = row / PART * PART, left = call->rows - part;
-    return part * (call->depth / call->block) + b * (left < PART ? left : PART) + row - part;
+// Where a row has its value of block `b`.
+inline int64_t index_of(const linear_nbits_call *call, int64_t row, int64_t b) {
+    const Place at = place_of(call, row);
+    return at.block + b * at.rows;
 }
 
 struct Room {
@@ -97,13 +86,6 @@ inline I begin(const linear_nbits_call *call, int64_t group, int32_t sum) {
     return _mm512_mullo_epi32(zero, _mm512_set1_epi32(sum));
 }
 
-void put(const linear_nbits_call *call, int64_t tile, int64_t row, __m512 total) {
-    const int64_t column = tile * TILE, left = call->columns - column;
-    const __mmask16 kept = left >= TILE ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-    const __m512 bias = call->bias ? _mm512_maskz_loadu_ps(kept, call->bias + column) : _mm512_setzero_ps();
-    _mm512_mask_storeu_ps(call->output + row * call->columns + column, kept, _mm512_add_ps(total, bias));
-}
-
 // `a`: activations of rows [row, row + rows), at most 16.
 void run_tile(const linear_nbits_call *call, int64_t tile, const int8_t *a, int64_t row, int64_t rows, int64_t step,
               Room &room) {
@@ -112,18 +94,21 @@ void run_tile(const linear_nbits_call *call, int64_t tile, const int8_t *a, int6
     for (int64_t r = 0; r < rows; ++r) room.total[r] = _mm512_setzero_ps();
     for (int64_t b = 0; b < call->depth / call->block; ++b) {
         const int64_t group = tile * groups + b / ratio;
-        unpack(call->bits, weight + b * call->block * 2 * call->bits, call->block, room.weights);
+        by_bits(call, [&](auto bits) {
+            constexpr int BITS = decltype(bits)::VALUE;
+            unpack<BITS>(weight + b * call->block * 2 * BITS, call->block, room.weights);
+        });
         for (int64_t r = 0; r < rows; ++r)
-            _mm512_storeu_si512(room.sums[r], begin(call, group, call->sums[place(call, row + r, b)]));
+            _mm512_storeu_si512(room.sums[r], begin(call, group, call->sums[index_of(call, row + r, b)]));
         multiply(call, a + b * call->block, step, room);
-        const __m512 scale = scales_at(call, group * TILE);
+        const __m512 scale = (__m512)scales_at(call, group * TILE);
         for (int64_t r = 0; r < rows; ++r) {
             const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(room.sums[r]));
-            const __m512 each = _mm512_mul_ps(sum, _mm512_set1_ps(call->steps[place(call, row + r, b)]));
+            const __m512 each = _mm512_mul_ps(sum, _mm512_set1_ps(call->steps[index_of(call, row + r, b)]));
             room.total[r] = _mm512_fmadd_ps(each, scale, room.total[r]);
         }
     }
-    for (int64_t r = 0; r < rows; ++r) put(call, tile, row + r, room.total[r]);
+    for (int64_t r = 0; r < rows; ++r) put(call, row + r, tile * TILE, (Floats)room.total[r]);
 }
 
 void run(const linear_nbits_call *call, int64_t start, int64_t stop) {

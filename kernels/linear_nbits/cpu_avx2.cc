@@ -72,13 +72,12 @@ template <int BITS, int R, int J = 0>
     }
 }
 
-// Half a tile and R of the `rows` rows of a part: where they begin.
+// Half a tile and R rows of a part: where they begin.
 struct Half {
     const linear_nbits_call *call;
     const uint8_t *weight, *zeros;
-    int64_t scale, column, row, rows;  // `scale`: index of its first one
-    const int32_t *quads, *sums;
-    const float *steps;
+    int64_t scale, column;  // `scale`: index of its first one
+    Place x;
 };
 
 // Minus the zero points times the sums of the activations. Weights of 8 bits are 128 less than they were.
@@ -89,22 +88,6 @@ inline I begin(const Half &at, int64_t group, int32_t sum) {
     return _mm256_mullo_epi32(_mm256_sub_epi32(zero, _mm256_set1_epi32(BITS == 8 ? 128 : 0)), _mm256_set1_epi32(sum));
 }
 
-inline __m256 scales_at(const Half &at, int64_t group) {
-    const int64_t index = at.scale + group * 16;
-    if (at.call->half)
-        return _mm256_cvtph_ps(
-            _mm_loadu_si128(reinterpret_cast<const __m128i *>(static_cast<const uint16_t *>(at.call->scales) + index)));
-    return _mm256_loadu_ps(static_cast<const float *>(at.call->scales) + index);
-}
-
-inline void put(const Half &at, int64_t row, __m256 total) {
-    float made[8];
-    _mm256_storeu_ps(made, total);
-    float *y = at.call->output + row * at.call->columns + at.column;
-    for (int64_t n = 0; n < 8 && at.column + n < at.call->columns; ++n)
-        y[n] = made[n] + (at.call->bias == nullptr ? 0.0f : at.call->bias[at.column + n]);
-}
-
 template <int BITS, int R>
 void multiply(const Half &at) {
     using U = Unit<BITS>;
@@ -112,66 +95,56 @@ void multiply(const Half &at) {
     const int64_t units = call->block / (4 * U::QUADS), ratio = call->group / call->block;
     const I ones = _mm256_set1_epi16(1);
     const uint8_t *weight = at.weight;
-    const int32_t *a = at.quads;
+    const int32_t *a = call->quads + at.x.quad, *sums = call->sums + at.x.block;
+    const float *steps = call->steps + at.x.block;
     __m256 total[R];
     for (int r = 0; r < R; ++r) total[r] = _mm256_setzero_ps();
     for (int64_t b = 0; b < call->depth / call->block; ++b) {
         const int64_t group = b / ratio;
         I sum[R];
-        for (int r = 0; r < R; ++r) sum[r] = begin<BITS>(at, group, at.sums[b * at.rows + r]);
+        for (int r = 0; r < R; ++r) sum[r] = begin<BITS>(at, group, sums[b * at.x.rows + r]);
         for (int64_t u = 0; u < units; u += U::FLUSH) {
             I pairs[R];
             for (int r = 0; r < R; ++r) pairs[r] = _mm256_setzero_si256();
             for (int64_t i = u; i < u + U::FLUSH && i < units; ++i) {
                 U unit;
                 unit.load(weight);
-                add_unit<BITS, R>(unit, a, at.rows, pairs);
+                add_unit<BITS, R>(unit, a, at.x.rows, pairs);
                 weight += U::BYTES;
-                a += U::QUADS * at.rows;
+                a += U::QUADS * at.x.rows;
             }
             for (int r = 0; r < R; ++r) sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(pairs[r], ones));
         }
-        const __m256 scale = scales_at(at, group);
+        const __m256 scale = (__m256)scales_at(call, at.scale + group * 16);
         for (int r = 0; r < R; ++r) {
-            const __m256 step = _mm256_set1_ps(at.steps[b * at.rows + r]);
+            const __m256 step = _mm256_set1_ps(steps[b * at.x.rows + r]);
             total[r] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum[r]), step), scale, total[r]);
         }
     }
-    for (int r = 0; r < R; ++r) put(at, at.row + r, total[r]);
+    for (int r = 0; r < R; ++r) put(call, at.x.row + r, at.column, (Floats)total[r]);
 }
 
-// Rows [row, row + rows) of a tile, which are a part.
+// The rows of a part, 4 at a time.
 template <int BITS>
 void run_part(const linear_nbits_call *call, int64_t tile, int64_t part, int64_t rows) {
     static constexpr void (*BY_ROWS[4])(const Half &) = {multiply<BITS, 1>, multiply<BITS, 2>, multiply<BITS, 3>,
                                                          multiply<BITS, 4>};
-    const int64_t groups = call->depth / call->group, blocks = call->depth / call->block;
-    for (int64_t half = 0; half < 2 && tile * 16 + half * 8 < call->columns; ++half)
+    for (int64_t half = 0; half < 16 && tile * 16 + half < call->columns; half += 8) {
+        const int64_t scale = tile * (call->depth / call->group) * 16 + half;
         for (int64_t r = 0; r < rows; r += 4) {
-            const uint8_t *zeros = call->zeros == nullptr ? nullptr : call->zeros + tile * groups * 16 + half * 8;
-            const Half at{call, call->weight + tile * 2 * BITS * call->depth + half * 32, zeros,
-                          tile * groups * 16 + half * 8, tile * 16 + half * 8, part + r, rows,
-                          call->quads + part * (call->depth / 4) + r, call->sums + part * blocks + r,
-                          call->steps + part * blocks + r};
+            const Half at{call, call->weight + tile * 2 * BITS * call->depth + half * 4,
+                          call->zeros == nullptr ? nullptr : call->zeros + scale, scale, tile * 16 + half,
+                          place_of(call, part + r)};
             BY_ROWS[(rows - r < 4 ? rows - r : 4) - 1](at);
         }
-}
-
-template <int BITS>
-void run_bits(const linear_nbits_call *call, int64_t start, int64_t stop) {
-    for (int64_t tile = start; tile < stop; ++tile)
-        for (int64_t part = 0; part < call->rows; part += LINEAR_NBITS_ROWS)
-            run_part<BITS>(call, tile, part,
-                           call->rows - part < LINEAR_NBITS_ROWS ? call->rows - part : LINEAR_NBITS_ROWS);
+    }
 }
 
 void run(const linear_nbits_call *call, int64_t start, int64_t stop) {
-    switch (call->bits) {
-        case 2: return run_bits<2>(call, start, stop);
-        case 3: return run_bits<3>(call, start, stop);
-        case 4: return run_bits<4>(call, start, stop);
-        default: return run_bits<8>(call, start, stop);
-    }
+    by_bits(call, [=](auto bits) {
+        for (int64_t tile = start; tile < stop; ++tile)
+            by_parts(call, [=](int64_t part, int64_t rows) { run_part<decltype(bits)::VALUE>(call, tile, part, rows); });
+    });
 }
 
 }  // namespace

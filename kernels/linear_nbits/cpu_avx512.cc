@@ -1,6 +1,5 @@
 // AVX-512 VNNI: vpdpbusd multiplies a vector of weights (unsigned) by one quad of activations (signed), which all
 // columns share. A vector is unpacked once for up to 8 rows.
-#include "activations.h"
 #include "units.h"
 
 namespace edge {
@@ -52,27 +51,14 @@ template <int R, int C>
     }
 }
 
-template <int R, int C>
-[[gnu::always_inline]] inline void put(const Tiles &at, const __m512 (&total)[C][R]) {
-    const linear_nbits_call *call = at.call;
-    for (int c = 0; c < C; ++c) {
-        const int64_t column = (at.tile + c) * 16, left = call->columns - column;
-        const __mmask16 kept = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << (left > 0 ? left : 0)) - 1);
-        const __m512 bias = call->bias ? _mm512_maskz_loadu_ps(kept, call->bias + column) : _mm512_setzero_ps();
-        for (int r = 0; r < R; ++r)
-            _mm512_mask_storeu_ps(call->output + (at.row + r) * call->columns + column, kept,
-                                  _mm512_add_ps(total[c][r], bias));
-    }
-}
-
 template <int BITS, int R, int C>
 void multiply(const Tiles &at) {
     const linear_nbits_call *call = at.call;
     const int64_t depth = call->depth, block = call->block, groups = depth / call->group, ratio = call->group / block;
     const int64_t units = block / (4 * Unit<BITS>::QUADS), next = C * 2 * BITS * depth;
-    const int32_t *a = call->quads + at.row * (depth / 4);
-    const float *steps = call->steps + at.row * (depth / block);
-    const int32_t *sums = call->sums + at.row * (depth / block);
+    const Place x = place_of(call, at.row);
+    const int32_t *a = call->quads + x.quad, *sums = call->sums + x.block;
+    const float *steps = call->steps + x.block;
     const uint8_t *weight[C], *zeros[C];
     for (int c = 0; c < C; ++c) {
         weight[c] = call->weight + (at.tile + c) * 2 * BITS * depth;
@@ -100,7 +86,7 @@ void multiply(const Tiles &at) {
                 a += Unit<BITS>::QUADS * R;
             }
             for (int c = 0; c < C; ++c) {
-                const __m512 scale = scales_at(call, ((at.tile + c) * groups + g) * 16);
+                const __m512 scale = (__m512)scales_at(call, ((at.tile + c) * groups + g) * 16);
                 for (int r = 0; r < R; ++r)
                     total[c][r] = _mm512_fmadd_ps(
                         _mm512_mul_ps(_mm512_cvtepi32_ps(sum[c][r]), _mm512_set1_ps(steps[r])), scale, total[c][r]);
@@ -108,7 +94,7 @@ void multiply(const Tiles &at) {
             steps += R;
             sums += R;
         }
-    put<R, C>(at, total);
+    put_tiles<R, C>(call, at.row, at.tile, total);
 }
 
 using Multiply = void (*)(const Tiles &);
@@ -128,8 +114,7 @@ template <int BITS>
 void run_bits(const linear_nbits_call *call, int64_t start, int64_t stop) {
     for (int64_t tile = start; tile < stop;) {
         const int64_t step = call->rows > 4 ? 2 : 4, width = stop - tile >= step ? step : 1;
-        for (int64_t row = 0; row < call->rows; row += LINEAR_NBITS_ROWS) {
-            const int64_t rows = call->rows - row < LINEAR_NBITS_ROWS ? call->rows - row : LINEAR_NBITS_ROWS;
+        by_parts(call, [=](int64_t row, int64_t rows) {
             const Tiles at{call, tile, row};
             if (width == 1)
                 Table<BITS>::NARROW[rows - 1](at);
@@ -137,18 +122,13 @@ void run_bits(const linear_nbits_call *call, int64_t start, int64_t stop) {
                 Table<BITS>::WIDE[rows - 1](at);
             else
                 for (int64_t t = 0; t < width; ++t) Table<BITS>::NARROW[rows - 1]({call, tile + t, row});
-        }
+        });
         tile += width;
     }
 }
 
 void run(const linear_nbits_call *call, int64_t start, int64_t stop) {
-    switch (call->bits) {
-        case 2: return run_bits<2>(call, start, stop);
-        case 3: return run_bits<3>(call, start, stop);
-        case 4: return run_bits<4>(call, start, stop);
-        default: return run_bits<8>(call, start, stop);
-    }
+    by_bits(call, [=](auto bits) { run_bits<decltype(bits)::VALUE>(call, start, stop); });
 }
 
 }  // namespace

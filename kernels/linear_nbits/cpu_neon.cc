@@ -16,7 +16,6 @@
 namespace edge {
 namespace {
 
-constexpr int64_t PART = LINEAR_NBITS_ROWS;
 constexpr int QUARTERS = 4;
 
 bool has_dot() {
@@ -80,14 +79,6 @@ template <int BITS, int R, bool DOT, int J = 0>
     }
 }
 
-// A tile and R of the `rows` rows of a part: where they begin.
-struct Place {
-    const linear_nbits_call *call;
-    int64_t tile, row, rows;
-    const int32_t *quads, *sums;
-    const float *steps;
-};
-
 // Minus the zero points times the sums of the activations, 4 columns. Weights of 8 bits are 128 less than they were.
 inline int32x4_t zero_part(const linear_nbits_call *call, int64_t index, int32_t sum) {
     if (call->zeros == nullptr) return vdupq_n_s32(call->bits == 8 ? 0 : sum);
@@ -97,89 +88,55 @@ inline int32x4_t zero_part(const linear_nbits_call *call, int64_t index, int32_t
     return vld1q_s32(made);
 }
 
-inline float32x4_t scales_at(const linear_nbits_call *call, int64_t index) {
-    if (!call->half) return vld1q_f32(static_cast<const float *>(call->scales) + index);
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t *>(call->scales) + index)));
-}
-
-template <int R>
-void put(const Place &at, const float32x4_t (&total)[R][QUARTERS]) {
-    const linear_nbits_call *call = at.call;
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < QUARTERS; ++c) {
-            float made[4];
-            vst1q_f32(made, total[r][c]);
-            const int64_t column = at.tile * 16 + c * 4;
-            float *y = call->output + (at.row + r) * call->columns + column;
-            for (int64_t n = 0; n < 4 && column + n < call->columns; ++n)
-                y[n] = made[n] + (call->bias == nullptr ? 0.0f : call->bias[column + n]);
-        }
-}
-
+// A tile and R rows of a part, the first of them at `x`.
 template <int BITS, int R, bool DOT>
-void multiply(const Place &at) {
-    const linear_nbits_call *call = at.call;
+void multiply(const linear_nbits_call *call, int64_t tile, const Place &x) {
     const int64_t units = call->block / (4 * QUADS<BITS>), ratio = call->group / call->block;
     const int64_t groups = call->depth / call->group;
-    const uint8_t *weight = call->weight + at.tile * 2 * BITS * call->depth;
-    const int32_t *a = at.quads;
+    const uint8_t *weight = call->weight + tile * 2 * BITS * call->depth;
+    const int32_t *a = call->quads + x.quad, *sums = call->sums + x.block;
+    const float *steps = call->steps + x.block;
     float32x4_t total[R][QUARTERS];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < QUARTERS; ++c) total[r][c] = vdupq_n_f32(0);
     for (int64_t b = 0; b < call->depth / call->block; ++b) {
         Sum<DOT> sum[R][QUARTERS];
         for (int64_t u = 0; u < units; ++u) {
-            add_unit<BITS, R, DOT>(weight, a, at.rows, sum);
+            add_unit<BITS, R, DOT>(weight, a, x.rows, sum);
             weight += BITS == 3 ? 192 : 64;
-            a += QUADS<BITS> * at.rows;
+            a += QUADS<BITS> * x.rows;
         }
-        const int64_t index = (at.tile * groups + b / ratio) * 16;
+        const int64_t index = (tile * groups + b / ratio) * 16;
         for (int c = 0; c < QUARTERS; ++c) {
-            const float32x4_t scale = scales_at(call, index + 4 * c);
+            const float32x4_t scale = (float32x4_t)scales_at(call, index + 4 * c);
             for (int r = 0; r < R; ++r) {
-                const int32x4_t zeros = zero_part(call, index + 4 * c, at.sums[b * at.rows + r]);
+                const int32x4_t zeros = zero_part(call, index + 4 * c, sums[b * x.rows + r]);
                 const float32x4_t all = vcvtq_f32_s32(vaddq_s32(sum[r][c].value(), zeros));
-                total[r][c] = vfmaq_f32(total[r][c], vmulq_n_f32(all, at.steps[b * at.rows + r]), scale);
+                total[r][c] = vfmaq_f32(total[r][c], vmulq_n_f32(all, steps[b * x.rows + r]), scale);
             }
         }
     }
-    put<R>(at, total);
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < QUARTERS; ++c) put(call, x.row + r, tile * 16 + c * 4, (Floats)total[r][c]);
 }
 
-// Rows of a part, R at a time.
+// The rows of a part, as many at a time as the registers hold sums for.
 template <int BITS, bool DOT>
 void run_part(const linear_nbits_call *call, int64_t tile, int64_t part, int64_t rows) {
     constexpr int64_t MOST = DOT ? 4 : 2;
-    const int64_t blocks = call->depth / call->block;
-    for (int64_t r = 0; r < rows;) {
-        const Place at{call, tile, part + r, rows, call->quads + part * (call->depth / 4) + r,
-                       call->sums + part * blocks + r, call->steps + part * blocks + r};
-        const int64_t count = rows - r < MOST ? 1 : MOST;
-        if (count == 1)
-            multiply<BITS, 1, DOT>(at);
-        else
-            multiply<BITS, MOST, DOT>(at);
-        r += count;
-    }
-}
-
-template <int BITS>
-void run_bits(const linear_nbits_call *call, int64_t start, int64_t stop) {
-    const bool dot = has_dot();
-    for (int64_t tile = start; tile < stop; ++tile)
-        for (int64_t part = 0; part < call->rows; part += PART) {
-            const int64_t rows = call->rows - part < PART ? call->rows - part : PART;
-            dot ? run_part<BITS, true>(call, tile, part, rows) : run_part<BITS, false>(call, tile, part, rows);
-        }
+    int64_t row = part;
+    for (; row + MOST <= part + rows; row += MOST) multiply<BITS, MOST, DOT>(call, tile, place_of(call, row));
+    for (; row < part + rows; ++row) multiply<BITS, 1, DOT>(call, tile, place_of(call, row));
 }
 
 void run(const linear_nbits_call *call, int64_t start, int64_t stop) {
-    switch (call->bits) {
-        case 2: return run_bits<2>(call, start, stop);
-        case 3: return run_bits<3>(call, start, stop);
-        case 4: return run_bits<4>(call, start, stop);
-        default: return run_bits<8>(call, start, stop);
-    }
+    by_bits(call, [=, dot = has_dot()](auto bits) {
+        constexpr int BITS = decltype(bits)::VALUE;
+        for (int64_t tile = start; tile < stop; ++tile)
+            by_parts(call, [=](int64_t part, int64_t rows) {
+                dot ? run_part<BITS, true>(call, tile, part, rows) : run_part<BITS, false>(call, tile, part, rows);
+            });
+    });
 }
 
 }  // namespace

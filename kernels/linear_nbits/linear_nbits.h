@@ -19,7 +19,6 @@ extern "C" {
 
 extern const edge_kernel edge_kernel_linear_nbits;
 
-#define LINEAR_NBITS_TILE 16
 #define LINEAR_NBITS_ROWS 8 /* that share one pass over a tile's weights */
 
 typedef struct linear_nbits_call {

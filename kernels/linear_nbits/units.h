@@ -3,12 +3,7 @@
 #ifndef EDGE_LINEAR_NBITS_UNITS_H
 #define EDGE_LINEAR_NBITS_UNITS_H
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 takes its own _mm512_undefined for a mistake
-#endif
-#include <immintrin.h>
-
-#include "linear_nbits.h"
+#include "activations.h"
 
 namespace edge {
 namespace {
@@ -62,13 +57,6 @@ struct Unit<3> {
         return _mm512_ternarylogic_epi32(two, _mm512_set1_epi8(3), four, 0xea);
     }
 };
-
-inline __m512 scales_at(const linear_nbits_call *call, int64_t index) {
-    if (call->half)
-        return _mm512_cvtph_ps(_mm256_loadu_si256(
-            reinterpret_cast<const __m256i *>(static_cast<const uint16_t *>(call->scales) + index)));
-    return _mm512_loadu_ps(static_cast<const float *>(call->scales) + index);
-}
 
 }  // namespace
 }  // namespace edge

@@ -11,6 +11,9 @@
 #include "tensors.h"
 
 #if defined(__AVX2__)
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 takes its own _mm512_undefined for a mistake
+#endif
 #include <immintrin.h>
 #endif
 

@@ -4,7 +4,9 @@
 #define EDGE_POOL_H
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <new>
 
 #include "edge.h"
 
@@ -12,7 +14,8 @@ namespace edge {
 namespace {
 
 // Calls `body(begin, end)` for parts that cover [0, count), each at least `grain` long save the last, at most one
-// a thread. Without a pool, with one thread, or where one part is enough, it runs here.
+// a thread. Without a pool, with one thread, or where one part is enough, it runs here. Where memory runs out on an
+// engine's thread, which no exception may reach, std::bad_alloc is thrown here once all are done.
 template <class Body>
 inline void parallel_for(const edge_pool *pool, int64_t count, int64_t grain, const Body &body) {
     if (count <= 0) return;
@@ -26,16 +29,22 @@ inline void parallel_for(const edge_pool *pool, int64_t count, int64_t grain, co
     struct Call {
         const Body *body;
         int64_t count, parts;
-    } call{&body, count, parts};
+        std::atomic<bool> failed;
+    } call{&body, count, parts, {false}};
     pool->run(
         pool->self, static_cast<int32_t>(parts),
         [](void *argument, int32_t index) {
-            const Call &c = *static_cast<const Call *>(argument);
+            Call &c = *static_cast<Call *>(argument);
             const int64_t size = c.count / c.parts, rest = c.count % c.parts;
             const int64_t begin = index * size + std::min<int64_t>(index, rest);
-            (*c.body)(begin, begin + size + (index < rest ? 1 : 0));
+            try {
+                (*c.body)(begin, begin + size + (index < rest ? 1 : 0));
+            } catch (const std::bad_alloc &) {
+                c.failed = true;
+            }
         },
         &call);
+    if (call.failed) throw std::bad_alloc();
 }
 
 }  // namespace

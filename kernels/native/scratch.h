@@ -3,8 +3,11 @@
 #define EDGE_SCRATCH_H
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
+
+#include "edge.h"
 
 namespace edge {
 namespace {
@@ -19,6 +22,7 @@ class Scratch {
     // Room for `count` values, aligned to 64 bytes; what was in it is lost when it grows.
     template <class T>
     T *get(size_t count) {
+        if (count > SIZE_MAX / 2 / sizeof(T)) throw std::bad_alloc();
         const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
         if (bytes > bytes_) {
             std::free(data_);
@@ -34,6 +38,17 @@ class Scratch {
     void *data_ = nullptr;
     size_t bytes_ = 0;
 };
+
+// A kernel's `run` for its row of the table: where memory runs out it says so, for no exception leaves the library.
+template <const char *(*RUN)(const edge_pool *, const edge_tensor *, int32_t, const edge_value *, edge_tensor *)>
+const char *guarded(const edge_pool *pool, const edge_tensor *inputs, int32_t count, const edge_value *attributes,
+                    edge_tensor *outputs) {
+    try {
+        return RUN(pool, inputs, count, attributes, outputs);
+    } catch (const std::bad_alloc &) {
+        return "out of memory";
+    }
+}
 
 }  // namespace
 }  // namespace edge

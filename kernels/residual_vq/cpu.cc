@@ -1,8 +1,5 @@
 #include "residual_vq.h"
 
-#include <atomic>
-#include <new>
-
 #include "cpu.h"
 #include "functions.h"
 #include "nearest.h"
@@ -83,35 +80,25 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const
     const int64_t width = x.shape[x.rank - 1];
     int64_t rows = 1;
     for (int32_t axis = 0; axis < x.rank - 1; ++axis) rows *= x.shape[axis];
-    std::atomic<bool> failed{false};
-    try {
-        static thread_local Scratch copy;
-        const edge_codebooks books = codebooks_of(inputs[1], copy);
-        int64_t *codes = static_cast<int64_t *>(outputs[0].data);
-        float *total = static_cast<float *>(outputs[1].data);
-        parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
-            static thread_local Scratch memory;
-            try {
-                for (int64_t row = begin; row < end; row += CHUNK) {
-                    const int64_t count = std::min(CHUNK, end - row);
-                    const int64_t stride = width + APART;
-                    float *residual = memory.get<float>(count * stride);
-                    for (int64_t i = 0; i < count; ++i) copy_row(x, row + i, residual + i * stride);
-                    function()(&books, count, residual, stride, codes + row * books.books, total + row * width);
-                }
-            } catch (const std::bad_alloc &) {
-                failed = true;
-            }
-        });
-    } catch (const std::bad_alloc &) {
-        failed = true;
-    }
-    return failed ? "out of memory" : nullptr;
+    static thread_local Scratch copy;
+    const edge_codebooks books = codebooks_of(inputs[1], copy);
+    int64_t *codes = static_cast<int64_t *>(outputs[0].data);
+    float *total = static_cast<float *>(outputs[1].data);
+    parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
+        static thread_local Scratch memory;
+        for (int64_t row = begin; row < end; row += CHUNK) {
+            const int64_t count = std::min(CHUNK, end - row), stride = width + APART;
+            float *residual = memory.get<float>(count * stride);
+            for (int64_t i = 0; i < count; ++i) copy_row(x, row + i, residual + i * stride);
+            function()(&books, count, residual, stride, codes + row * books.books, total + row * width);
+        }
+    });
+    return nullptr;
 }
 
 }  // namespace
 }  // namespace edge
 
 extern "C" const edge_kernel edge_kernel_residual_vq = {
-    "residual_vq", 1, 2, 2, 2, nullptr, edge::shape, edge::run, "ff>lf",
+    "residual_vq", 1, 2, 2, 2, nullptr, edge::shape, edge::guarded<edge::run>, "ff>lf",
 };

@@ -1,10 +1,10 @@
 #include "residual_vq_decode.h"
 
 #include <atomic>
-#include <new>
 #include <vector>
 
 #include "pool.h"
+#include "scratch.h"
 #include "tensors.h"
 
 // Reading the vectors is all that there is to do: no instruction set would make it faster.
@@ -81,21 +81,16 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const
     if (wrong != nullptr) return wrong;
     int64_t rows = 1;
     for (int32_t axis = 0; axis < inputs[0].rank - 1; ++axis) rows *= inputs[0].shape[axis];
-    std::atomic<const char *> failed{nullptr};
+    std::atomic<bool> valid{true};
     parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
-        try {
-            if (!sum_rows(inputs, begin, end, static_cast<float *>(outputs[0].data)))
-                failed = "codes: expected 0 up to the size of a codebook - 1";
-        } catch (const std::bad_alloc &) {
-            failed = "out of memory";
-        }
+        if (!sum_rows(inputs, begin, end, static_cast<float *>(outputs[0].data))) valid = false;
     });
-    return failed;
+    return valid ? nullptr : "codes: expected 0 up to the size of a codebook - 1";
 }
 
 }  // namespace
 }  // namespace edge
 
 extern "C" const edge_kernel edge_kernel_residual_vq_decode = {
-    "residual_vq_decode", 1, 2, 2, 1, nullptr, edge::shape, edge::run, "lf>f",
+    "residual_vq_decode", 1, 2, 2, 1, nullptr, edge::shape, edge::guarded<edge::run>, "lf>f",
 };

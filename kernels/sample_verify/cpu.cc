@@ -35,12 +35,8 @@ const char *run(const edge_pool *, const edge_tensor *inputs, int32_t input_coun
     const edge::Truncation truncation = {attributes[0].number, attributes[2].number, attributes[3].number,
                                          attributes[1].integer};
     if (!(truncation.temperature > 0)) return "temperature: expected a number above 0";
-    try {
-        edge::verify_chain(functions(), truncation, inputs, input_count, static_cast<int64_t *>(outputs[0].data),
-                           static_cast<int64_t *>(outputs[1].data));
-    } catch (const std::bad_alloc &) {
-        return "out of memory";
-    }
+    edge::verify_chain(functions(), truncation, inputs, input_count, static_cast<int64_t *>(outputs[0].data),
+                       static_cast<int64_t *>(outputs[1].data));
     return nullptr;
 }
 
@@ -78,5 +74,7 @@ void edge_sample_residual(const double *p, const double *q, int64_t n, double *l
     functions().residual(p, q, n, left);
 }
 
-const edge_kernel edge_kernel_sample_verify = {"sample_verify", 1, 3, 4, 2, ATTRIBUTES, shape, run, "fldd>ll dldd>ll"};
+const edge_kernel edge_kernel_sample_verify = {
+    "sample_verify", 1, 3, 4, 2, ATTRIBUTES, shape, edge::guarded<run>, "fldd>ll dldd>ll",
+};
 }

@@ -230,7 +230,7 @@ const edge_kernel edge_kernel_tree_attention = {
     edge::VALUE_SCALES + 1,
     edge::ATTRIBUTES,
     edge::shape,
-    edge::run,
+    edge::guarded<edge::run>,
     "fffffll?ffff>fffff fffEEll?ffff>fEEff fffbbll?ffff>fbbff",
 };
 }

@@ -94,6 +94,34 @@ def test_another_interface_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "version 999" in str(caught.value)
 
 
+def test_memory_that_runs_out_on_a_thread_is_an_error(tree: Path, tmp_path: Path) -> None:
+    source = tree / "scale_add" / "cpu.cc"
+    text = source.read_text()
+    greedy = "static thread_local Scratch all; all.get<char>(SIZE_MAX / 4); if (simple)"
+    changed = text.replace('#include "pool.h"', '#include "pool.h"\n#include "scratch.h"')
+    changed = changed.replace("edge::scale_add::run,", "edge::guarded<edge::scale_add::run>,")
+    source.write_text(changed.replace("if (simple)", greedy))
+    try:
+        library = Library(built(root=tree, folder=tmp_path))
+    finally:
+        source.write_text(text)
+    x = np.zeros(64, np.float32)
+    with library.pool(2) as pool, pytest.raises(sdk.EngineError, match="out of memory"):
+        library.call("scale_add", [x, x], [1.0], pool=pool)
+    with pytest.raises(sdk.EngineError, match="out of memory"):
+        library.call("scale_add", [x, x], [1.0])
+
+
+def test_more_memory_than_there_is_is_refused() -> None:
+    """All of it one element, so that only what the kernel copies is large."""
+    depth = 1 << 50
+    x = torch.zeros(1).expand(1, depth)
+    weight = torch.zeros(1, dtype=torch.uint8).expand(1, 8 * depth)
+    scales = torch.zeros(1).expand(1, depth // 128, 16)
+    with pytest.raises(sdk.EngineError, match="out of memory"):
+        native().call("linear_nbits", [x, weight, scales, None, None], [16, 4, 128])
+
+
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "libedge_kernels.so"
     file.write_bytes(b"\x7fELF" + bytes(100))
