@@ -9,15 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sdk.errors import InputError
-from sdk.runtimes.generation.calibration import Calibration
-from sdk.runtimes.generation.contracts import (
-    DETERMINISTIC,
-    NOTHING,
-    DecoderSession,
-    DraftTree,
-    Outcome,
-)
-from sdk.runtimes.generation.trees import restricted
+from sdk.runtimes.generation.contracts import NOTHING, DecoderSession, DraftTree, Outcome
+from sdk.runtimes.generation.trimming import Trimmer
 
 Cost = Callable[[int], float]
 """r(k): time of a forward pass over k tokens, in passes over one."""
@@ -145,8 +138,8 @@ PROBE = 2
 """Nodes of the drafts that try again after a rest."""
 PROBES = 2
 """How many of them there are."""
-FREE = 0.04
-"""Share of a plain step that a draft may take which is asked for in each round."""
+CHEAP = 0.15
+"""Share of a plain step under which making drafts does not decide on their size."""
 
 
 class Adaptive:
@@ -156,24 +149,22 @@ class Adaptive:
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
     that does not pay either: text that cannot be guessed costs next to nothing.
 
-    Of a draft whose nodes have scores, the target reads those that pay: what a score is worth is
-    learned as well. Where such a draft costs next to nothing there is no need to rest.
+    Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
+    such drafts costs little, their size follows what was read of them.
     """
 
     def __init__(
         self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 256
     ) -> None:
         self._cost, self._most = cost, most
-        self._costs = [cost(width) for width in range(1, 2 * most + 2)]
         self._first_rest, self._longest_rest = cooldown, longest_cooldown
         self._rest, self._resting = cooldown, 0
         self._tried = np.zeros(most)
         self._taken = np.zeros(most)
-        self._step_ms = self._node_ms = 0.0
+        self._step_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
-        self._claims, self._proposed = Calibration(), NOTHING
-        self._free, self._used, self._round_ms = False, float(most), 0.0
-        self._first = True
+        self._trimmer = Trimmer([cost(width) for width in range(1, 2 * most + 2)])
+        self._cheap, self._first = False, True
         self.predicted_speedup: float | None = None
 
     def begin(self) -> None:
@@ -182,11 +173,14 @@ class Adaptive:
 
     def next(self) -> int:
         """0 while it rests."""
-        if self._free:
-            return min(2 * self._most, 2 + math.ceil(2 * self._used))
         if self._resting:
             self._resting -= 1
             return PROBE if self._resting < PROBES else 0
+        if self._cheap:
+            if self._trimmer.pays(self._draft_ms / self._step_ms):
+                return self._trimmer.asked
+            self._resting = self._first_rest
+            return 0
         size, self.predicted_speedup = self._best()
         if self.predicted_speedup > 1:
             self._rest = self._first_rest
@@ -197,38 +191,26 @@ class Adaptive:
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that bring more than they cost; of a tree that was drawn by chance, all."""
-        self._proposed = NOTHING
-        if not tree.scores or tree.sampling != DETERMINISTIC:
-            return tree
-        self._proposed = tree
-        chances = self._claims.chances(tree)
-        best = sorted(range(len(tree)), key=lambda node: (-chances[node], node))
-        count, brought, self.predicted_speedup = 0, 1.0, 1.0
-        for size, node in enumerate(best[: len(self._costs) - 1], start=1):
-            brought += chances[node]
-            if brought / self._costs[size] > self.predicted_speedup:
-                count, self.predicted_speedup = size, brought / self._costs[size]
-        self._used = _mean(self._used, count)
-        return restricted(tree, sorted(best[:count]))
+        kept = self._trimmer.trim(tree)
+        if self._trimmer.proposed:
+            self.predicted_speedup = self._trimmer.speedup
+        return kept
 
     def observe(self, outcome: Outcome) -> None:
         """Depths and times of a round."""
-        self._step_ms = _typical(
-            self._step_ms, outcome.verify_ms / self._cost(len(outcome.tree) + 1)
-        )
-        tree, accepted = outcome.tree, len(outcome.verdict.path)
-        failed = not outcome.verdict.bonus
-        if self._proposed:
-            tree = self._proposed
-            accepted = self._claims.learn(tree, outcome.committed)
+        tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
+        self._step_ms = _typical(self._step_ms, outcome.verify_ms / self._cost(len(tree) + 1))
+        if self._trimmer.proposed:
+            tree = self._trimmer.proposed
+            accepted = self._trimmer.learn(outcome.committed)
             failed = accepted < len(outcome.committed)
-        self._proposed = NOTHING
+            self._trimmer.proposed = NOTHING
         if not tree:
             return
         if not self._first:
             self._node_ms = _typical(self._node_ms, outcome.draft_ms / len(tree))
-            self._round_ms = _typical(self._round_ms, outcome.draft_ms)
-            self._free = bool(tree.scores) and self._round_ms < FREE * self._step_ms
+            self._draft_ms = _typical(self._draft_ms, outcome.draft_ms)
+            self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
         self._first = False
         depth = max(tree.depths())
         self._nodes_per_level = _mean(self._nodes_per_level, len(tree) / depth)

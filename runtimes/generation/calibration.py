@@ -10,7 +10,13 @@ from sdk.runtimes.generation.contracts import NOTHING, ROOT, DraftTree
 LOW, HIGH = -5, 9
 """Claims are kept apart by their odds, in powers of two: from 1 to 32 up to 512 to 1."""
 CLAIMS = [1 / (1 + 2.0**-power) for power in range(LOW, HIGH + 1)]
-FORGET = 0.98
+STEPS = 2**HIGH
+_KINDS = [
+    min(max(round(math.log2(max(step, 1) / max(STEPS - step, 1))), LOW), HIGH) - LOW
+    for step in range(STEPS + 1)
+]
+"""Of claims in steps of 1 / STEPS."""
+FORGET = 0.95
 """Weight of the past, per claim."""
 WEIGHT = 3.0
 """How many trials it is worth what the drafter says, if it is as right as with other claims."""
@@ -67,10 +73,8 @@ class Calibration:
 
 def _kinds(tree: DraftTree) -> list[int]:
     """For each node, the kind of what it claims given its parent."""
-    kinds = []
-    for score, parent in zip(tree.scores, tree.parents, strict=True):
-        above = 1.0 if parent == ROOT else tree.scores[parent]
-        claim = min(score / above, 1.0) if above > 0 else 0.0
-        odds = math.log2(max(claim, 2**-9) / max(1 - claim, 2**-9))
-        kinds.append(min(max(round(odds), LOW), HIGH) - LOW)
+    kinds, scores = [], tree.scores
+    for score, parent in zip(scores, tree.parents, strict=True):
+        above = 1.0 if parent == ROOT else scores[parent]
+        kinds.append(_KINDS[min(int(STEPS * score / above + 0.5), STEPS) if above > 0 else 0])
     return kinds

@@ -35,10 +35,12 @@ class TreeBuilder:
     def build(self, budget: int) -> DraftTree:
         """The `budget` nodes of the best scores, none without its parent."""
         scores = self._capped()
-        best = sorted(range(len(scores)), key=lambda node: (-scores[node], node))[:budget]
         whole = DraftTree(
             tuple(self._tokens), tuple(self._parents), DETERMINISTIC, (), tuple(scores)
         )
+        if len(scores) <= budget:
+            return whole
+        best = sorted(range(len(scores)), key=lambda node: (-scores[node], node))[:budget]
         return restricted(whole, sorted(best))
 
     def _capped(self) -> list[float]:
@@ -51,6 +53,9 @@ class TreeBuilder:
 
 def restricted(tree: DraftTree, nodes: Iterable[int]) -> DraftTree:
     """A deterministic tree of some of its nodes, given in order; those without parents go too."""
+    nodes = list(nodes)
+    if nodes and nodes[-1] == len(nodes) - 1:
+        return _beginning(tree, len(nodes))
     place = {ROOT: ROOT}
     for node in nodes:
         if tree.parents[node] in place:
@@ -66,6 +71,15 @@ def restricted(tree: DraftTree, nodes: Iterable[int]) -> DraftTree:
         (tree.probs[0], *([None] * len(place))) if tree.probs else (),
         tuple(tree.scores[node] for node in place) if tree.scores else (),
     )
+
+
+def _beginning(tree: DraftTree, count: int) -> DraftTree:
+    """The first nodes: their parents are among them."""
+    if count == len(tree):
+        return tree
+    probs = (tree.probs[0], *([None] * count)) if tree.probs else ()
+    scores = tree.scores[:count]
+    return DraftTree(tree.tokens[:count], tree.parents[:count], tree.sampling, probs, scores)
 
 
 def legal(tree: DraftTree, transforms: Transforms, state: State) -> DraftTree:
