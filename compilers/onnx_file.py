@@ -23,9 +23,10 @@ from sdk.compilers.onnx_sources import name_values, node_sources
 from sdk.compilers.program import Program, SourceLine, source_of
 from sdk.compilers.weight_only_graph import DEQUANTIZE, stored_bits
 from sdk.compilers.weight_only_onnx import OPSET as BLOCKS, dequantize, pack
-from sdk.errors import EngineError, UnsupportedOperatorError
+from sdk.errors import EdgeError, EngineError, UnsupportedOperatorError
 from sdk.extras import quiet
 from sdk.kernels.needs import PORTABLE
+from sdk.torch_operators import NAMESPACES
 
 OPSET = 20
 OPSET_16 = 21  # the first with 16 bits in QuantizeLinear
@@ -40,10 +41,21 @@ TRANSLATIONS: dict[Any, Any] = {
 def write_onnx(program: Program, file: Path) -> dict[str, SourceLine]:
     """Write `program` to `file`; return node name -> source. Node names are unique."""
     if "onnx" not in program.lowered:
-        program.lowered["onnx"] = _lower(program)
-    data, sources = program.lowered["onnx"]
+        program.lowered["onnx"] = _lowered(program)
+    made = program.lowered["onnx"]
+    if isinstance(made, EdgeError):
+        raise made
+    data, sources = made
     file.write_bytes(data)
     return dict(sources)
+
+
+def _lowered(program: Program) -> tuple[bytes, dict[str, SourceLine]] | EdgeError:
+    """The file, or why there is none: asked again, torch.onnx may fail of what it left behind."""
+    try:
+        return _lower(program)
+    except EdgeError as error:
+        return error
 
 
 def _lower(program: Program) -> tuple[bytes, dict[str, SourceLine]]:
@@ -99,23 +111,52 @@ def _opset(program: Program) -> int:
     return OPSET_16 if program.precision == "a16w8" else OPSET
 
 
-def _translation_error(error: BaseException, program: Program) -> Exception:
-    """UnsupportedOperatorError with operator, place and the engines that have it."""
+# Where an exception tells of the node that it is about, and what that node reads.
+AT_NODE = re.compile(
+    r"(?:While executing|Error when translating node) %\w+ : .*?target=(?:torch\.ops\.)?([\w.]+)\]"
+    r"\(args = \((.*?)\), kwargs"
+)
+MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours
+LENGTH = 300  # of what is quoted
+
+
+def _translation_error(error: BaseException, program: Program) -> EdgeError:
+    """UnsupportedOperatorError with operator and place, where the failure tells of one."""
     text = _chain(error)
-    match = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
-    if match is None:
-        return EngineError(f"torch.onnx could not translate the program: {text[:500]}")
-    name = match[1]
-    reads = re.search(r"Error when translating node .*?args = \((.*?)\), kwargs", text)
-    node = _untranslated(program, name, re.findall(r"%(\w+)", reads[1]) if reads else [])
-    source = SourceLine("", name, "") if node is None else source_of(node)
-    place = f" in module {source.module!r}" * bool(source.module)
-    place += f" at {source.line}" * bool(source.line)
+    missing, at = MISSING.search(text), AT_NODE.search(text)
+    named = missing or at
+    if named is None:
+        return EngineError(f"torch.onnx could not translate the program: {_cause(error)}")
+    name = named[1]
+    source = _place(program, name, re.findall(r"%(\w+)", at[2]) if at else [])
     return UnsupportedOperatorError(
-        f"The operator {name} has no translation to ONNX.",
-        got=f"{source.operator}{place}",
-        fix="compile for 'torch', which has it, or write the operator with ordinary ones",
+        f"The operator {name} has no translation to ONNX."
+        if missing
+        else f"torch.onnx could not translate the operator {name}: {_cause(error)}",
+        got=source,
+        fix="compile for 'torch', which has it, or " * source.operator.startswith(NAMESPACES)
+        + "write the operator with ordinary ones",
     )
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong at first, in a line: torch.onnx wraps it in advice for its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = ESCAPES.sub("", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"[:LENGTH]
+
+
+def _place(program: Program, name: str, reads: list[str]) -> SourceLine:
+    """Of the node of operator `name`; a half program may know it from the one it was made of."""
+    unknown = SourceLine("", name, "")
+    for known in (program, program.base):
+        node = None if known is None else _untranslated(known, name, reads)
+        found = unknown if node is None else source_of(node)
+        if found.module or found.line:
+            return found
+    return unknown
 
 
 def _untranslated(program: Program, name: str, reads: list[str]) -> Node | None:

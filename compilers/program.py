@@ -71,6 +71,11 @@ class SourceLine:
     operator: str
     line: str
 
+    def __str__(self) -> str:
+        """For messages: the operator, and its place as far as it is known."""
+        place = f" in module {self.module!r}" * bool(self.module)
+        return f"{self.operator}{place}" + f" at {self.line}" * bool(self.line)
+
 
 @dataclass(frozen=True)
 class Build:
@@ -99,9 +104,17 @@ def source_of(node: Node) -> SourceLine:
     paths = [str(path) for path, _ in stack.values()]
     return SourceLine(
         module=paths[-1] if paths else "",
-        operator=str(node.target),
+        operator=_operator(node.target),
         line=user_line(node.meta.get("stack_trace") or ""),
     )
+
+
+def _operator(target: Any) -> str:
+    """Of a plain function its name: its text has an address, which differs from run to run."""
+    if isinstance(target, str | torch._ops.OperatorBase):
+        return str(target)
+    module = getattr(target, "__module__", None) or "builtins"
+    return f"{module.removeprefix('_')}.{target.__qualname__}"
 
 
 def owner_of(node: Node) -> SourceLine:

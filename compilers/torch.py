@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.fx import Node
 
+from sdk.compilers.drawing import FIX, draws
 from sdk.compilers.program import Build, Program, owner_of, source_of
 from sdk.compilers.weight_only_graph import packed, stored_bits
 from sdk.errors import UnsupportedOperatorError
 from sdk.target import Target
+from sdk.torch_operators import operator_named
 
 
 def compile_program(program: Program, _target: Target, folder: Path) -> Build:
@@ -75,17 +76,13 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _operator_name(node: Node) -> str:
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target)
-    name = getattr(node.target, "__name__", "")
-    for module, space in ((operator, "operator"), (math, "math"), (torch, "torch")):
-        if getattr(module, name, None) is node.target:
-            return f"{space}.{name}"
     source = source_of(node)
+    if operator_named(source.operator) is not None:
+        return source.operator
     raise UnsupportedOperatorError(
-        f"The operator {node.target} cannot be stored for the engine 'torch'.",
-        got=f"module {source.module!r} at {source.line}",
-        fix="write it with ordinary tensor operators",
+        f"The operator {source.operator} cannot be stored for the engine 'torch'.",
+        got=source,
+        fix=FIX if draws(node) else "write it with ordinary tensor operators",
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,15 +29,8 @@ from sdk.runtimes.session import (
 from sdk.signature import Array, Signature
 from sdk.structure import FIX
 from sdk.target import Availability, DeviceSupport, Target
+from sdk.torch_operators import operator_named
 
-NAMESPACES = ("aten", "quantized_decomposed", "edge")
-SCALARS = {
-    "operator": (operator, ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow",
-                            "getitem", "eq", "ne", "lt", "le", "gt", "ge")),
-    "math": (math, ("floor", "ceil", "trunc", "sqrt")),
-    "torch": (None, ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite")),
-}  # fmt: skip
-FACTORIES = ("zeros", "ones", "full", "empty", "arange", "scalar_tensor", "eye", "linspace")
 # What an operator raises on arguments that it cannot take, and Python on data of another form.
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
             AssertionError, MemoryError)  # fmt: skip
@@ -265,28 +256,13 @@ def _step(node: Any, device: Any) -> Step:
 
 
 def _function(kind: str) -> Callable[..., Any]:
-    """The operator named `kind`: a tensor operator or a scalar function of the list above."""
-    space, _, rest = kind.partition(".")
-    if space in SCALARS:
-        module, names = SCALARS[space]
-        if rest in names:
-            return getattr(module or _torch(), rest)  # type: ignore[no-any-return]
-    elif space in NAMESPACES:
-        if space == "quantized_decomposed":
-            require("torch.ao.quantization.fx._decomposed", purpose="Quantized programs")
-        name, _, overload = rest.partition(".")
-        function = getattr(getattr(getattr(_torch().ops, space), name), overload or "default")
-        if _is_pure(function, name):
-            return function  # type: ignore[no-any-return]
-    raise CorruptArtifactError(
-        f"program.json names the operator {kind[:80]!r}, which is not allowed."
-    )
-
-
-def _is_pure(function: Any, name: str) -> bool:
-    """Computes on tensors: reads no file, unlike `aten.from_file`, which takes no tensor."""
-    takes_tensor = any("Tensor" in str(argument.type) for argument in function._schema.arguments)
-    return takes_tensor or name.removesuffix("_like") in FACTORIES
+    """The operator named `kind`; CorruptArtifactError where a program may not name it."""
+    found = operator_named(kind)
+    if found is None:
+        raise CorruptArtifactError(
+            f"program.json names the operator {kind[:80]!r}, which is not allowed."
+        )
+    return found
 
 
 def _argument(value: Any, device: Any) -> Any:

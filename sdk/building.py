@@ -134,7 +134,8 @@ class Builder:
         given: Program | None = None,
     ) -> None:
         self.settings, self.folder, self.program, self.given = settings, folder, program, given
-        from sdk.compilers.quantize import check_calibration  # imports torch
+        from sdk.compilers.drawing import check_repeatable  # imports torch
+        from sdk.compilers.quantize import check_calibration
 
         signature = program.signature
         calibration = as_feeds(signature, settings.calibration)
@@ -142,6 +143,7 @@ class Builder:
         checks = as_feeds(signature, settings.check) or self.calibration
         for feed in (example, *checks):
             signature.check(feed)
+        check_repeatable(program, example)
         self.feeds = [example, *checks[:MAX_CHECKS]]
         self.created = 0
         self._reference_metric: float | None = None

@@ -194,14 +194,12 @@ def _conversion_error(error: BaseException, exported: ExportedProgram) -> Except
     if node is None:
         return EngineError(f"coremltools could not convert the program: {text}")
     source = source_of(node)
-    place = f" in module {source.module!r}" * bool(source.module)
-    place += f" at {source.line}" * bool(source.line)
     missing = "Unsupported fx node" in str(error)
     return UnsupportedOperatorError(
         f"The operator {source.operator} has no translation to Core ML."
         if missing
         else f"coremltools could not translate the operator {source.operator}: {text}",
-        got=f"{source.operator}{place}",
+        got=source,
         fix="compile for another engine, or write the operator with ordinary ones",
     )
 
