@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from kernel_rows import ROWS, Row, native, run_native
+from kernel_rows import ROWS, Row, native, run_native, spread, unaligned
 
 import sdk
 from sdk.kernels.spec import Case
@@ -29,27 +29,35 @@ BIGGEST = 1 << 22  # elements of an output; more is not tried
 
 def fuzz(row: Row, rounds: int, seed: int) -> tuple[int, int]:
     """How many calls were answered, and how many refused."""
+    library, rng = native(), np.random.default_rng(seed)
+    cases = list(row.load().sample(np.random.default_rng(0)))
+    found = []
+    with library.pool(3) as pool:
+        for _ in range(rounds):
+            case = mutated(cases[rng.integers(len(cases))], rng)
+            isa = str(rng.choice(library.isas))
+            print(f"{row.name} ({isa}): {described(case)}", file=sys.stderr, flush=True)
+            with library.capped(isa):
+                found.append(answers(row, case, pool if rng.random() < 0.5 else None))
+    return found.count(True), found.count(False)
+
+
+def answers(row: Row, case: Case, pool: object) -> bool | None:
+    """Whether the kernel takes the call; None where its outputs would be too big to try."""
     spec, library = row.load(), native()
-    rng = np.random.default_rng(seed)
-    cases = list(spec.sample(np.random.default_rng(0)))
-    answered = refused = 0
-    for _ in range(rounds):
-        case = mutated(cases[rng.integers(len(cases))], rng)
-        print(f"{row.name}: {described(case)}", file=sys.stderr, flush=True)
-        try:
-            values = spec.bound(case.attributes)
-            outputs = library.prepare(spec.short, case.tensors, values).outputs
-            if sum(output.numel() for output in outputs) > BIGGEST:
-                continue
-            run_native(library, spec, case, None)
-            answered += 1
-        except (sdk.EdgeError, RuntimeError, MemoryError):  # torch says RuntimeError of no memory
-            refused += 1
-    return answered, refused
+    try:
+        values = spec.bound(case.attributes)
+        outputs = library.prepare(spec.short, case.tensors, values).outputs
+        if sum(output.numel() for output in outputs) > BIGGEST:
+            return None
+        run_native(library, spec, case, pool)
+    except (sdk.EdgeError, RuntimeError, MemoryError):  # torch says RuntimeError of no memory
+        return False
+    return True
 
 
 def mutated(case: Case, rng: np.random.Generator) -> Case:
-    """One or two of its arguments changed."""
+    """One or two of its arguments changed, and at times where all of them lie."""
     tensors, attributes = list(case.tensors), dict(case.attributes)
     for _ in range(rng.integers(1, 3)):
         if attributes and rng.random() < 0.3:
@@ -58,6 +66,9 @@ def mutated(case: Case, rng: np.random.Generator) -> Case:
         else:
             place = int(rng.integers(len(tensors)))
             tensors[place] = changed(tensors[place], rng)
+    if rng.random() < 0.3:
+        layout = (unaligned, spread)[rng.integers(2)]
+        tensors = [None if tensor is None else layout(tensor) for tensor in tensors]
     return Case(case.name, tuple(tensors), attributes)
 
 
