@@ -167,7 +167,9 @@ def _monitor(trt: Any, progress: Progress | None) -> Any:
             try:
                 if progress is not None:
                     progress(phase.lower(), step + 1, self.totals[phase])
-            except BaseException as error:  # noqa: BLE001 - raised when the library has returned
+            # Whatever the caller's function raises, Ctrl-C too: TensorRT would drop it and go on.
+            # `build_engine` raises it when the library has returned.
+            except BaseException as error:  # noqa: BLE001
                 self.stopped = error
             return self.stopped is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import warnings
@@ -67,14 +68,13 @@ def load(
         kernels=manifest.kernels,
     )
     model = Model(artifact, session, target, processor, note=note, threads=threads)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(model.close)
         if target.device != "cpu" and fallback != "allow":
             enforce(session.placement(), target, fallback)
         if manifest.kept.checked_on != "engine":
             _prove(model)
-    except BaseException:
-        model.close()
-        raise
+        undo.pop_all()
     return model
 
 

@@ -10,8 +10,8 @@ from typer import Option
 
 import sdk
 from sdk.artifact import Artifact
-from sdk.cli import candidates, inputs, models
-from sdk.cli.material import batches_of, example_inputs
+from sdk.cli import candidates
+from sdk.cli.material import gather
 from sdk.cli.options import (
     Calibration,
     Dynamic,
@@ -74,29 +74,28 @@ def compile(
     $ edge compile nets:lm --inputs x.npz -t openvino:cpu:int4 --group-size 64 -o lm.edge
     ```
     """
-    source = models.find(model)
-    dims = inputs.parse_dynamic(dynamic or ())
-    declared = inputs.load_processor(processor, labels)
-    rows = inputs.calibration_rows(calibration, declared) if calibration else None
-    chosen = example_inputs(source, example, shape or [], rows)
+    given = gather(
+        model,
+        example=example,
+        shape=shape,
+        dynamic=dynamic,
+        calibration=calibration,
+        processor=processor,
+        labels=labels,
+    )
     artifact = sdk.compile(
-        source.model,
-        inputs=chosen,
+        **given,
         target=target,
         output=output,
         task=task,
-        dynamic=dims or None,
-        calibration=batches_of(rows, chosen, dims),
         keep_float=keep_float or (),
         group_size=group_size,
         method=method,
         fallback=fallback,
-        processor=declared,
         kernels=kernels,
         waive=waive or (),
         overwrite=overwrite,
         threads=threads,
-        provenance={"inputs": "random (--shape)"} if shape else None,
         progress=stages(),
     )
     return Answer(document=_document(artifact), view=lambda: _view(artifact))

@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from sdk.cli import inputs
+from sdk.cli import inputs, models
+from sdk.cli.inputs import Arrays, Dynamic
 from sdk.cli.models import EXAMPLE_INPUTS, Source
 from sdk.cli.output import say
 from sdk.errors import InputError
+from sdk.processor import Processor
+
+
+class Material(TypedDict):
+    """What is compiled, under the names that `sdk.compile` and `sdk.tune` give it."""
+
+    model: Any
+    inputs: Any
+    dynamic: Dynamic | None
+    calibration: list[Arrays]
+    processor: Processor | None
+    provenance: dict[str, str] | None
+
+
+def gather(
+    model: str,
+    *,
+    example: Path | None,
+    shape: list[str] | None,
+    dynamic: list[str] | None,
+    calibration: Path | None,
+    processor: Path | None,
+    labels: Path | None,
+) -> Material:
+    """Read what the options of a verb name."""
+    source = models.find(model)
+    dims = inputs.parse_dynamic(dynamic or ())
+    declared = inputs.load_processor(processor, labels)
+    rows = inputs.calibration_rows(calibration, declared) if calibration else None
+    chosen = example_inputs(source, example, shape or [], rows)
+    return Material(
+        model=source.model,
+        inputs=chosen,
+        dynamic=dims or None,
+        calibration=batches_of(rows, chosen, dims),
+        processor=declared,
+        provenance={"inputs": "random (--shape)"} if shape else None,
+    )
 
 
 def example_inputs(
-    source: Source, file: Path | None, shapes: list[str], rows: inputs.Arrays | None
+    source: Source, file: Path | None, shapes: list[str], rows: Arrays | None
 ) -> Any:
     """The example inputs that a verb was given, or those that it can make."""
     if file is not None and shapes:
@@ -36,9 +75,7 @@ def example_inputs(
     )
 
 
-def batches_of(
-    rows: inputs.Arrays | None, example: Any, dims: inputs.Dynamic
-) -> list[inputs.Arrays]:
+def batches_of(rows: Arrays | None, example: Any, dims: Dynamic) -> list[Arrays]:
     """The calibration rows in batches as large as the model takes."""
     if rows is None:
         return []

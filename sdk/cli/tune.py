@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from typer import Option
 
 import sdk
-from sdk.cli import candidates, inputs, models
-from sdk.cli.material import batches_of, example_inputs
+from sdk.cli import candidates, models
+from sdk.cli.material import gather
 from sdk.cli.options import (
     Calibration,
     Dynamic,
@@ -96,19 +96,20 @@ def tune(
     """
     if report is not None:
         check_suffix(report, ".html", ".json")
-    source = models.find(model)
-    dims = inputs.parse_dynamic(dynamic or ())
-    declared = inputs.load_processor(processor, labels)
-    rows = inputs.calibration_rows(calibration, declared) if calibration else None
-    chosen = example_inputs(source, example, shape or [], rows)
+    given = gather(
+        model,
+        example=example,
+        shape=shape,
+        dynamic=dynamic,
+        calibration=calibration,
+        processor=processor,
+        labels=labels,
+    )
     search = sdk.tune(
-        source.model,
-        inputs=chosen,
+        **given,
         target=target,
         output=output,
         task=task,
-        dynamic=dims or None,
-        calibration=batches_of(rows, chosen, dims),
         metric=None if metric is None else models.find_metric(metric),
         max_drop=max_drop,
         metric_key=metric_key,
@@ -119,12 +120,10 @@ def tune(
         group_size=group_size,
         method=method,
         fallback=fallback,
-        processor=declared,
         kernels=kernels,
         waive=waive or (),
         overwrite=overwrite,
         threads=threads,
-        provenance={"inputs": "random (--shape)"} if shape else None,
         progress=stages(),
     )
     if report is not None:
