@@ -161,7 +161,7 @@ class Adaptive:
         self._rest, self._resting = cooldown, 0
         self._tried = np.zeros(most)
         self._taken = np.zeros(most)
-        self._step_ms = self._node_ms = self._draft_ms = 0.0
+        self._step_ms = self._plain_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
         self._trimmer = Trimmer([cost(width) for width in range(1, 2 * most + 2)])
         self._cheap, self._first = False, True
@@ -206,10 +206,12 @@ class Adaptive:
             failed = accepted < len(outcome.committed)
             self._trimmer.proposed = NOTHING
         if not tree:
+            self._plain_ms = _typical(self._plain_ms, outcome.other_ms)
             return
         if not self._first:
-            self._node_ms = _typical(self._node_ms, outcome.draft_ms / len(tree))
-            self._draft_ms = _typical(self._draft_ms, outcome.draft_ms)
+            spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
+            self._node_ms = _typical(self._node_ms, spent / len(tree))
+            self._draft_ms = _typical(self._draft_ms, spent)
             self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
         self._first = False
         depth = max(tree.depths())

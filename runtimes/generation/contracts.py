@@ -180,6 +180,8 @@ class Outcome:
     """The target's forward pass over the root and all nodes."""
     features: Any = None
     """Hidden states [n + 1, H] of the root and the nodes, where the target gives them."""
+    other_ms: float = 0.0
+    """What else the round took: to choose tokens, and to keep caches and states."""
 
 
 class Drafter(Protocol):

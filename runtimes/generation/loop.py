@@ -158,9 +158,9 @@ class Generation:
 
     def _round(self) -> list[Token]:
         root = self._context[-1]
-        start = time.perf_counter()
+        begin = time.perf_counter()
         tree = self._draft()
-        draft_ms, start = since(start), time.perf_counter()
+        draft_ms, start = since(begin), time.perf_counter()
         step = self._cached.feed_tree(root, tree)
         verify_ms = since(start)
         rows = NodeRows(tree, step.logits, self._transforms, self._state, self._ends)
@@ -169,7 +169,10 @@ class Generation:
         self._cached.keep(root, tree, verdict.path)
         self._advance(found, rows, verdict.path, [verdict.token])
         committed = tuple(token.id for token in found)
-        self._learn(Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features))
+        other_ms = since(begin) - draft_ms - verify_ms
+        self._learn(
+            Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features, other_ms)
+        )
         return found
 
     def _draft(self) -> DraftTree:

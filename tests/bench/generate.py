@@ -6,8 +6,9 @@
 FOLDER of `--target` and `--draft` are Hugging Face causal language models of one tokenizer; without
 `--target` a random Llama of 12 M parameters is written. `--prompts` holds `<set>.jsonl` files with
 a `prompt` a line; without it there is one set of repeating tokens. Each driver runs in a process
-of its own, peers in environments below `--envs`: {ours on ONNX Runtime, ours on OpenVINO, OpenVINO
-GenAI, ONNX Runtime GenAI, transformers (float32 alone)} x {plain, prompt lookup, draft model, and
+of its own, peers in environments below `--envs`: {ours on ONNX Runtime, there with our kernels as
+well, ours on OpenVINO, OpenVINO GenAI, ONNX Runtime GenAI, transformers (float32 alone)} x {plain,
+prompt lookup, draft model, and
 ours `trigram` and `fused`}. Ours choose the size of drafts by what they measure, peers have their
 defaults.
 
@@ -41,6 +42,8 @@ DRIVERS = Path(__file__).with_name("generation")
 CLOCKS = {"wall": 0, "cpu": 1}
 WANTED = {"completion": 1.25, "edit": 1.6}
 """Our best speculation over the fastest peer's plain decoding, by set."""
+WITH_KERNELS = {"completion": 1.5, "edit": 2.0}
+"""The same where our kernels are in use."""
 PLAIN, SPECULATION, NEVER_UNDER = 0.95, 1.2, 0.97
 Key = tuple[str, str]
 """A driver and its mode."""
@@ -60,6 +63,7 @@ class Driver:
 DRIVEN = (
     Driver("ours/onnxruntime", "drive_ours.py", engine="onnxruntime"),
     Driver("ours/openvino", "drive_ours.py", engine="openvino"),
+    Driver("ours/kernels", "drive_ours.py", engine="kernels", precisions=("int8", "int4")),
     Driver("onnxruntime-genai", "drive_onnxruntime.py", "onnxruntime_genai"),
     Driver("openvino-genai", "drive_openvino.py", "openvino_genai"),
     Driver("transformers", "drive_transformers.py", precisions=("fp32",)),
@@ -253,6 +257,11 @@ def judge(name: str, found: dict[Key, list[Answered]], verdicts: Verdicts) -> No
         if kind in WANTED:
             what = f"{name}: {guessed[0]} {guessed[1]} over plain {theirs[0]}"
             verdicts.add(what, times(theirs, guessed), WANTED[kind])
+        kernels = [key for key in found if key[0] == "ours/kernels" and key[1] != "plain"]
+        if kernels and kind in WITH_KERNELS:
+            key = min(kernels, key=lambda key: speed(found[key]))
+            what = f"{name}: {key[0]} {key[1]} over plain {theirs[0]}"
+            verdicts.add(what, times(theirs, key), WITH_KERNELS[kind])
     if drafted is not None:
         what = f"{name}: {guessed[0]} {guessed[1]} over {drafted[0]} {drafted[1]}"
         verdicts.add(what, times(drafted, guessed), SPECULATION)

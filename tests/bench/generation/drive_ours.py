@@ -11,6 +11,8 @@ from protocol import Answer, Marks, Mode, serve
 
 import sdk
 
+KERNELS = "kernels"
+"""ONNX Runtime with our kernels in place of its own."""
 PRECISIONS = {"fp32": "fp32", "int8": "w8", "int4": "int4"}
 WEIGHTS = ("config.json", "generation_config.json", "model.safetensors")
 
@@ -20,7 +22,8 @@ def compiled(model: str, name: str, options: argparse.Namespace) -> Path:
 
     Without the tokenizer: no driver makes text of its tokens.
     """
-    precision = PRECISIONS[options.precision]
+    precision, native = PRECISIONS[options.precision], options.engine == KERNELS
+    engine = "onnxruntime" if native else options.engine
     path = Path(options.work) / f"ours-{name}-{options.engine}-{precision}.edge"
     if path.is_dir():
         return path
@@ -31,7 +34,9 @@ def compiled(model: str, name: str, options: argparse.Namespace) -> Path:
     sdk.compile(
         folder,
         task="text-generation",
-        target=f"{options.engine}:cpu:{precision}",
+        target=f"{engine}:cpu:{precision}",
+        attention="kernel" if native else "engine",
+        kernels="native" if native else "auto",
         output=path,
         threads=options.threads,
         waive=["slower", "fidelity"],
