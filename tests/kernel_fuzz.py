@@ -20,7 +20,7 @@ import sdk
 from sdk.kernels.spec import Case
 
 ODD_SIZES = (0, 1, 2, 3, 7, 16, 33)
-ODD_NUMBERS = (-1, 0, 1, 2, 3, 5, 1 << 31, -(1 << 62), (1 << 63) - 1)
+ODD_NUMBERS = (-1, 0, 1, 2, 3, 5, 1 << 31, -(1 << 62), (1 << 63) - 1, -(1 << 63))
 ODD_FLOATS = (0.0, -1.0, 1e-42, 3e38, float("inf"), float("nan"))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int32,
           torch.int64, torch.bool, torch.float64)  # fmt: skip
@@ -75,7 +75,11 @@ def mutated(case: Case, rng: np.random.Generator) -> Case:
 def _odd(value: float, rng: np.random.Generator) -> int | float | bool:
     if isinstance(value, bool):
         return not value
-    return ODD_FLOATS[rng.integers(6)] if isinstance(value, float) else ODD_NUMBERS[rng.integers(9)]
+    return float(rng.choice(ODD_FLOATS)) if isinstance(value, float) else _number(rng)
+
+
+def _number(rng: np.random.Generator) -> int:
+    return ODD_NUMBERS[rng.integers(len(ODD_NUMBERS))]
 
 
 def changed(tensor: torch.Tensor | None, rng: np.random.Generator) -> torch.Tensor | None:
@@ -115,11 +119,10 @@ def _wild(tensor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     for _ in range(min(4, flat.numel())):
         place = int(rng.integers(flat.numel()))
         if tensor.dtype.is_floating_point:
-            flat[place] = ODD_FLOATS[rng.integers(6)]
+            flat[place] = float(rng.choice(ODD_FLOATS))
         elif tensor.dtype is not torch.bool:
             limits = torch.iinfo(tensor.dtype)
-            number = int(ODD_NUMBERS[rng.integers(9)])
-            flat[place] = max(limits.min, min(number, limits.max))
+            flat[place] = max(limits.min, min(_number(rng), limits.max))
     return flat.view(tensor.shape)
 
 

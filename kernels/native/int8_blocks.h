@@ -1,8 +1,8 @@
 // Activations on an int8 grid, a scale for each block: what the linear kernels multiply. Internal linkage, as in pool.h.
 //
 // scale = max |x| / 127 (or another limit) and q = x * (1 / scale), rounded half to even, each step in float32: any
-// machine gets the same integers. A block below 2^-118, whose scale would be no normal number, counts as zeros. A block with a NaN or an
-// infinity has the scale NaN, which makes the row NaN.
+// machine gets the same integers. A block below 2^-118, whose scale would be no normal number, counts as zeros. A block
+// with a NaN or an infinity has the scale NaN, which makes the row NaN.
 #ifndef EDGE_INT8_BLOCKS_H
 #define EDGE_INT8_BLOCKS_H
 
@@ -97,12 +97,7 @@ inline Int8Block to_int8(const float *x, int64_t count, int8_t *q, float limit =
 
 // Row `row` of [..., K], dense: in place where it is, else copied to `room`, which has K places.
 inline const float *row_of(const edge_tensor &tensor, int64_t row, float *room) {
-    int64_t offset = 0;
-    for (int32_t axis = tensor.rank - 2; axis >= 0; --axis) {
-        offset += row % tensor.shape[axis] * tensor.strides[axis];
-        row /= tensor.shape[axis];
-    }
-    const float *data = static_cast<const float *>(tensor.data) + offset;
+    const float *data = static_cast<const float *>(tensor.data) + row_offset(tensor, row);
     const int64_t depth = tensor.shape[tensor.rank - 1], stride = tensor.strides[tensor.rank - 1];
     if (stride == 1 || depth < 2) return data;
     for (int64_t k = 0; k < depth; ++k) room[k] = data[k * stride];

@@ -37,8 +37,7 @@ struct LinearRooms {
 template <class Call>
 void describe(Call &call, const edge_tensor &x, int64_t columns, int64_t group, int64_t step, const edge_tensor &scales,
               const edge_tensor *bias, const edge_tensor &output, LinearRooms &rooms) {
-    call.rows = 1, call.columns = columns, call.depth = x.shape[x.rank - 1];
-    for (int32_t axis = 0; axis + 1 < x.rank; ++axis) call.rows *= x.shape[axis];
+    call.rows = row_count(x), call.columns = columns, call.depth = x.shape[x.rank - 1];
     call.group = group, call.block = block_of(group, step);
     call.half = scales.dtype == EDGE_FLOAT16;
     call.output = static_cast<float *>(output.data);

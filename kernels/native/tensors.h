@@ -16,6 +16,22 @@ inline int64_t count_of(const edge_tensor &tensor) {
     return count;
 }
 
+// Of a tensor [..., width] with at least one axis: its rows, and where one begins, in elements.
+inline int64_t row_count(const edge_tensor &tensor) {
+    int64_t count = 1;
+    for (int32_t axis = 0; axis + 1 < tensor.rank; ++axis) count *= tensor.shape[axis];
+    return count;
+}
+
+inline int64_t row_offset(const edge_tensor &tensor, int64_t row) {
+    int64_t offset = 0;
+    for (int32_t axis = tensor.rank - 2; axis >= 0; --axis) {
+        offset += row % tensor.shape[axis] * tensor.strides[axis];
+        row /= tensor.shape[axis];
+    }
+    return offset;
+}
+
 // Whether an optional input was given.
 inline bool is_given(const edge_tensor *inputs, int32_t input_count, int32_t index) {
     return index < input_count && inputs[index].dtype != EDGE_NONE;

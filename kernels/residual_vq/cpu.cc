@@ -50,11 +50,7 @@ const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_t
 
 // Row `index` of a tensor [..., width], dense.
 void copy_row(const edge_tensor &x, int64_t index, float *to) {
-    const float *from = static_cast<const float *>(x.data);
-    for (int32_t axis = x.rank - 2; axis >= 0; --axis) {
-        from += index % x.shape[axis] * x.strides[axis];
-        index /= x.shape[axis];
-    }
+    const float *from = static_cast<const float *>(x.data) + row_offset(x, index);
     const int64_t width = x.shape[x.rank - 1], step = x.strides[x.rank - 1];
     for (int64_t d = 0; d < width; ++d) to[d] = from[d * step];
 }
@@ -78,13 +74,11 @@ const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const
     if (wrong != nullptr) return wrong;
     const edge_tensor &x = inputs[0];
     const int64_t width = x.shape[x.rank - 1];
-    int64_t rows = 1;
-    for (int32_t axis = 0; axis < x.rank - 1; ++axis) rows *= x.shape[axis];
     static thread_local Scratch copy;
     const edge_codebooks books = codebooks_of(inputs[1], copy);
     int64_t *codes = static_cast<int64_t *>(outputs[0].data);
     float *total = static_cast<float *>(outputs[1].data);
-    parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
+    parallel_for(pool, row_count(x), GRAIN, [&](int64_t begin, int64_t end) {
         static thread_local Scratch memory;
         for (int64_t row = begin; row < end; row += CHUNK) {
             const int64_t count = std::min(CHUNK, end - row), stride = width + APART;

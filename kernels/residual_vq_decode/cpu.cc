@@ -42,16 +42,6 @@ const char *shape(const edge_tensor *inputs, int32_t, const edge_value *, edge_t
     return nullptr;
 }
 
-// Where the codes of a row begin, in elements.
-int64_t codes_of(const edge_tensor &codes, int64_t row) {
-    int64_t from = 0;
-    for (int32_t axis = codes.rank - 2; axis >= 0; --axis) {
-        from += row % codes.shape[axis] * codes.strides[axis];
-        row /= codes.shape[axis];
-    }
-    return from;
-}
-
 // Sums rows [begin, end); whether all codes are there.
 bool sum_rows(const edge_tensor *inputs, int64_t begin, int64_t end, float *total) {
     const edge_tensor &codes = inputs[0], &books = inputs[1];
@@ -59,7 +49,7 @@ bool sum_rows(const edge_tensor *inputs, int64_t begin, int64_t end, float *tota
     std::vector<const float *> vectors(static_cast<size_t>(count));
     std::vector<float> dense(books.strides[2] == 1 || width <= 1 ? 0 : static_cast<size_t>(count * width));
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t picked = codes_of(codes, row);
+        const int64_t picked = row_offset(codes, row);
         for (int64_t b = 0; b < count; ++b) {
             const int64_t code = integer_at(codes, picked + b * step);
             if (code < 0 || code >= books.shape[1]) return false;
@@ -79,10 +69,8 @@ bool sum_rows(const edge_tensor *inputs, int64_t begin, int64_t end, float *tota
 const char *run(const edge_pool *pool, const edge_tensor *inputs, int32_t, const edge_value *, edge_tensor *outputs) {
     const char *wrong = check(inputs);
     if (wrong != nullptr) return wrong;
-    int64_t rows = 1;
-    for (int32_t axis = 0; axis < inputs[0].rank - 1; ++axis) rows *= inputs[0].shape[axis];
     std::atomic<bool> valid{true};
-    parallel_for(pool, rows, GRAIN, [&](int64_t begin, int64_t end) {
+    parallel_for(pool, row_count(inputs[0]), GRAIN, [&](int64_t begin, int64_t end) {
         if (!sum_rows(inputs, begin, end, static_cast<float *>(outputs[0].data))) valid = false;
     });
     return valid ? nullptr : "codes: expected 0 up to the size of a codebook - 1";

@@ -34,7 +34,8 @@ const char *run(const edge_pool *, const edge_tensor *inputs, int32_t input_coun
     if (wrong != nullptr) return wrong;
     const edge::Truncation truncation = {attributes[0].number, attributes[2].number, attributes[3].number,
                                          attributes[1].integer};
-    if (!(truncation.temperature > 0)) return "temperature: expected a number above 0";
+    if (!(truncation.temperature > 0) || std::isinf(truncation.temperature))
+        return "temperature: expected a finite number above 0";
     edge::verify_chain(functions(), truncation, inputs, input_count, static_cast<int64_t *>(outputs[0].data),
                        static_cast<int64_t *>(outputs[1].data));
     return nullptr;

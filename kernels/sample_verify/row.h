@@ -26,7 +26,8 @@ class Sampler {
     bool run(double *row) {
         const double top = peak(x_, n_, tops_);
         largest_ = top / by_.temperature;
-        if (n_ == 0 || !std::isfinite(largest_) || !std::isfinite(temperature_.reciprocal)) return false;
+        const bool usable = std::isfinite(by_.temperature) && std::isfinite(temperature_.reciprocal);
+        if (n_ == 0 || !std::isfinite(largest_) || !usable) return false;
         const bool top_k = by_.top_k > 0 && by_.top_k < n_, top_p = by_.top_p < 1, min_p = by_.min_p > 0;
         dense = !(top_k || top_p || min_p);
         if (top_k) {

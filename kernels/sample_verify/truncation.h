@@ -2,8 +2,6 @@
 #ifndef EDGE_SAMPLE_TRUNCATION_H
 #define EDGE_SAMPLE_TRUNCATION_H
 
-#include <functional>
-
 #include "weights.h"
 
 namespace edge {
@@ -11,6 +9,12 @@ namespace {
 
 constexpr int64_t SORTED = 256;       // up to so many weights are put in order; of more the wanted part is found first
 constexpr double ROUNDING = 1e-12;  // the share of top-p by which sums of probabilities may be off
+
+// A type of this file, so that what the standard library makes with it has internal linkage, too.
+struct Greater {
+    template <class T>
+    bool operator()(T a, T b) const { return a > b; }
+};
 
 // Calls `body(i)` for all i of each chunk that has an x[i] >= bound.
 template <class T, class Body>
@@ -30,7 +34,7 @@ T kth_largest(const T *x, int64_t n, const T *tops, int64_t k) {
     const int64_t chunks = chunks_of(n, CHUNK);
     if (k <= chunks) {
         std::copy(tops, tops + chunks, buffer);
-        std::nth_element(buffer, buffer + k - 1, buffer + chunks, std::greater<T>());
+        std::nth_element(buffer, buffer + k - 1, buffer + chunks, Greater());
         bound = buffer[k - 1];
     }
     int64_t count = 0;
@@ -38,7 +42,7 @@ T kth_largest(const T *x, int64_t n, const T *tops, int64_t k) {
         buffer[count] = x[i];
         count += x[i] >= bound;
     });
-    std::nth_element(buffer, buffer + k - 1, buffer + count, std::greater<T>());
+    std::nth_element(buffer, buffer + k - 1, buffer + count, Greater());
     return buffer[k - 1];
 }
 
@@ -70,7 +74,7 @@ struct Cut {
 
 // The end of the nucleus among `w`, which are put in order and lie behind the weight `before`.
 inline Cut sorted_cut(double *w, int64_t n, double before, double mass) {
-    std::sort(w, w + n, std::greater<double>());
+    std::sort(w, w + n, Greater());
     int64_t count = 0;
     for (; count < n; ++count) {
         before += w[count];

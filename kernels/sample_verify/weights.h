@@ -1,6 +1,6 @@
 // The parts of sampling that pass over a whole row: its maxima, its weights, their sum, a token by inversion.
-#ifndef EDGE_SAMPLE_WWIDTHS_H
-#define EDGE_SAMPLE_WWIDTHS_H
+#ifndef EDGE_SAMPLE_WEIGHTS_H
+#define EDGE_SAMPLE_WEIGHTS_H
 
 #include <algorithm>
 #include <cmath>

@@ -9,9 +9,9 @@
 #include <cmath>
 #include <limits>
 #include <type_traits>
-#include <utility>
 
 #include "lanes.h"
+#include "products.h"
 #include "scratch.h"
 #include "tensors.h"
 #include "tree_attention.h"
@@ -19,93 +19,8 @@
 namespace edge {
 namespace {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int TILE_VECTORS = 4;  // 24 sums, 4 columns and a broadcast in 32 registers
-#else
-constexpr int TILE_VECTORS = 2;  // 12 sums, 2 columns and a broadcast in 16 registers
-#endif
-constexpr int TILE_ROWS = 6;
-constexpr int PANEL = TILE_VECTORS * LANES;
 constexpr int64_t BLOCK = 128;
 static_assert(BLOCK % PANEL == 0, "a block is whole panels");
-
-// c [R, N vectors] = a [R, depth] times b [depth, N vectors], onto what is there if `add`.
-template <class T, int R, int N>
-void tile(const float *a, int64_t lda, const T *b, int64_t ldb, int64_t depth, float *c, int64_t ldc, bool add) {
-    Floats sums[R][N];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) sums[r][n] = add ? load(c + r * ldc + n * LANES) : Floats{};
-    for (int64_t k = 0; k < depth; ++k, b += ldb) {
-        Floats columns[N];
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) columns[n] = load(b + n * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const Floats value = all(a[r * lda + k]);
-#pragma GCC unroll 4
-            for (int n = 0; n < N; ++n) sums[r][n] += value * columns[n];
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) store(c + r * ldc + n * LANES, sums[r][n]);
-}
-
-template <class T>
-using Tile = void (*)(const float *, int64_t, const T *, int64_t, int64_t, float *, int64_t, bool);
-
-template <class T, int N>
-inline Tile<T> tile_of(int64_t rows) {
-    static const Tile<T> tiles[TILE_ROWS] = {tile<T, 1, N>, tile<T, 2, N>, tile<T, 3, N>,
-                                             tile<T, 4, N>, tile<T, 5, N>, tile<T, 6, N>};
-    return tiles[rows - 1];
-}
-
-template <class T>
-inline Tile<T> tile_of(int64_t rows, int64_t vectors) {
-    if (vectors == 1) return tile_of<T, 1>(rows);
-    if (vectors == 2) return tile_of<T, 2>(rows);
-    if constexpr (TILE_VECTORS == 2) return nullptr;
-    return vectors == 3 ? tile_of<T, 3>(rows) : tile_of<T, 4>(rows);
-}
-
-// As `tile`, for any number of rows and whole vectors of columns; tiles are as even as can be.
-template <class T>
-void product(int64_t rows, int64_t columns, const float *a, int64_t lda, const T *b, int64_t ldb, int64_t depth,
-             float *c, int64_t ldc, bool add) {
-    const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (int64_t column = 0; column < columns; column += PANEL) {
-        const int64_t vectors = std::min<int64_t>(TILE_VECTORS, (columns - column) / LANES);
-        for (int64_t t = 0, row = 0; t < tiles; ++t) {
-            const int64_t count = (rows - row) / (tiles - t);
-            tile_of<T>(count, vectors)(a + row * lda, lda, b + column, ldb, depth, c + row * ldc + column, ldc, add);
-            row += count;
-        }
-    }
-}
-
-// Lane i of the result is lane i of `a` where bit S of i is 0, else lane i - S of `b`; `High`: from lane i + S of `a`,
-// else lane i of `b`. All S in turn transpose a square.
-template <int S, bool High, int... I>
-inline Floats exchange(Floats a, Floats b, std::integer_sequence<int, I...>) {
-    return __builtin_shufflevector(a, b, ((I & S) ? LANES + I - (High ? 0 : S) : I + (High ? S : 0))...);
-}
-
-template <int S>
-inline void transpose_by(Floats *rows) {
-    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; ++i) {
-        if (i & S) continue;
-        const Floats a = rows[i], b = rows[i + S];
-        rows[i] = exchange<S, false>(a, b, lanes);
-        rows[i + S] = exchange<S, true>(a, b, lanes);
-    }
-    if constexpr (S * 2 < LANES) transpose_by<S * 2>(rows);
-}
 
 // Rows of one head.
 template <class T>
@@ -260,6 +175,12 @@ inline int64_t position(const tree_attention_call &call, int64_t token) {
     return integer_at(*call.positions, token * call.positions->strides[0]);
 }
 
+// The first row of the past that a token sees. Positions come from outside: no sum of them may overflow.
+inline int64_t first_seen(const tree_attention_call &call, int64_t token) {
+    const int64_t at = position(call, token);
+    return call.window > 0 && at >= call.window ? at - call.window + 1 : 0;
+}
+
 template <class T>
 Rows<T> rows_of(const tree_attention_rows &block, int64_t head) {
     const float *scale = block.scale == nullptr ? nullptr : block.scale + head * block.scale_head_stride;
@@ -275,7 +196,7 @@ void attend_past(const tree_attention_call &call, const tree_attention_part &par
         attend_block(call, keys, values, first, count, part.rows, work, [&](float *scores) {
             if (call.window <= 0) return;
             for (int64_t m = 0; m < part.rows; ++m) {
-                const int64_t begin = position(call, (part.row + m) / call.groups) - call.window + 1 - first;
+                const int64_t begin = first_seen(call, (part.row + m) / call.groups) - first;
                 std::fill_n(scores + m * BLOCK, std::min(std::max<int64_t>(begin, 0), count),
                             -std::numeric_limits<float>::infinity());
             }
@@ -286,7 +207,10 @@ void attend_past(const tree_attention_call &call, const tree_attention_part &par
 inline bool sees(const tree_attention_call &call, int64_t token, int64_t other) {
     const edge_tensor &mask = *call.mask;
     const bool seen = static_cast<const uint8_t *>(mask.data)[token * mask.strides[0] + other * mask.strides[1]] != 0;
-    return seen && (call.window <= 0 || position(call, token) - position(call, other) < call.window);
+    if (!seen || call.window <= 0) return seen;
+    const int64_t at = position(call, token), from = position(call, other);
+    int64_t back;
+    return __builtin_sub_overflow(at, from, &back) ? at < from : back < call.window;
 }
 
 inline void attend_new(const tree_attention_call &call, const tree_attention_part &part, const Workspace &work) {
@@ -366,7 +290,7 @@ inline void make_rows(const tree_attention_call &call, const tree_attention_part
 }
 
 inline bool sees_any(const tree_attention_call &call, int64_t token) {
-    if (call.length > (call.window > 0 ? std::max<int64_t>(position(call, token) - call.window + 1, 0) : 0)) return true;
+    if (call.length > first_seen(call, token)) return true;
     for (int64_t other = 0; other < call.tokens; ++other)
         if (sees(call, token, other)) return true;
     return false;

@@ -135,7 +135,7 @@ Plan plan_of(const tree_attention_call &call, int32_t threads) {
     if (call.window > 0) {
         plan.begin = call.length;
         for (int64_t token = 0; token < call.tokens; ++token)
-            plan.begin = std::min(plan.begin, std::max<int64_t>(position(call, token) - call.window + 1, 0));
+            plan.begin = std::min(plan.begin, first_seen(call, token));
     }
     const int64_t past = call.length - plan.begin, pieces = call.heads * plan.row_blocks;
     plan.spread = threads > 1 && all_rows * call.heads * past * (call.key_width + call.value_width) >= LEAST_WORK;

@@ -32,7 +32,7 @@ typedef struct tree_attention_call {
 
 // One unit of work: rows [row, row + rows) of a key head (row = token * groups + query head within the group) over
 // past [start, stop), and over the new tokens where `is_last`. `writes` says to put out the rows of the new keys and
-// values too. Where `sums` is NULL the output is written, else what `tree_attention_merge` needs: per row the weighted
+// values too. Where `sums` is NULL the output is written, else what the parts are put together by: per row the weighted
 // values, the sum of weights and the greatest score.
 typedef struct tree_attention_part {
     int64_t head, row, rows, start, stop;

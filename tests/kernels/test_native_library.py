@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,19 @@ def test_more_memory_than_there_is_is_refused() -> None:
     scales = torch.zeros(1).expand(1, depth // 128, 16)
     with pytest.raises(sdk.EngineError, match="out of memory"):
         native().call("linear_nbits", [x, weight, scales, None, None], [16, 4, 128])
+
+
+@pytest.mark.slow
+def test_code_for_an_instruction_set_stays_in_its_file(tmp_path: Path) -> None:
+    """What other files may call besides is weak: the linker could take it for any processor's."""
+    tool = shutil.which("nm")
+    if tool is None:
+        pytest.skip("no nm")
+    built(folder=tmp_path)
+    objects = sorted(map(str, tmp_path.rglob("*/cpu_*.o")))
+    assert objects
+    said = subprocess.run([tool, "-A", "-C", *objects], capture_output=True, text=True, check=True)
+    assert [line for line in said.stdout.splitlines() if re.search(r" [VWu] ", line)] == []
 
 
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:

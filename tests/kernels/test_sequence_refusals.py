@@ -59,6 +59,7 @@ CHAIN = (zeros(3, 9), zeros(2, dtype=LONG), zeros(3, 2, dtype=DOUBLE))
         ("sample_verify", (*CHAIN[:2], zeros(3, 1)), {}, "uniforms: expected"),
         ("sample_verify", (*CHAIN, zeros(2, 8, dtype=DOUBLE)), {}, "proposals: expected"),
         ("sample_verify", CHAIN, {"temperature": 0.0}, "temperature: expected"),
+        ("sample_verify", CHAIN, {"temperature": float("inf")}, "temperature: expected a finite"),
     ],
 )
 def test_refusals(
