@@ -104,7 +104,7 @@ def _halve_operator(node: Node, exact: set[Node], dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
     if node in exact:
         if _is_float(node):
-            _bound(node, STANDS_FOR_INFINITY, largest)
+            bound(node, STANDS_FOR_INFINITY, largest)
             _cast_behind(node, exact, dtype)
         return
     node.args, node.kwargs = pytree.tree_map_only(
@@ -113,10 +113,10 @@ def _halve_operator(node: Node, exact: set[Node], dtype: torch.dtype) -> None:
         (node.args, node.kwargs),
     )
     if _is_float(node):
-        _bound(node, largest, largest)
+        bound(node, largest, largest)
 
 
-def _bound(node: Node, limit: float, largest: float) -> None:
+def bound(node: Node, limit: float, largest: float) -> None:
     """Finite numbers beyond `limit` become the largest: an infinity in a mask gives NaN."""
     node.args, node.kwargs = pytree.tree_map_only(
         float,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.checking import open_build
 from sdk.compilers import lower
-from sdk.errors import EngineError, UnsupportedOperatorError
+from sdk.errors import EngineError, SignatureMismatchError, UnsupportedOperatorError
 from sdk.parity import TOLERANCE, Tolerance, compare
 from sdk.signature import Array
 from sdk.target import Target
@@ -124,7 +124,7 @@ class _Probe:
         try:
             build = lower(part, self.target, self.folder)
             session = open_build(build, part, self.target, threads=self.threads)
-        except (EngineError, UnsupportedOperatorError) as error:
+        except (EngineError, SignatureMismatchError, UnsupportedOperatorError) as error:
             return [str(error)] * len(nodes)
         got = session.run(feed)
         session.close()

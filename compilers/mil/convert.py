@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sdk.apple import DEPLOYMENT, FILE_DTYPE, SYSTEMS, UNITS, file_names
+from sdk.compilers.half import bound
 from sdk.compilers.kernels import kernel_nodes
 from sdk.compilers.mil.frontend import coremltools, hushed
 from sdk.compilers.mil.prepare import prepare
@@ -46,6 +47,8 @@ def convert(program: Program, target: Target, *, half: bool) -> Converted:
     _check_system(program, deployment, GROUPED, f"Weights as {program.precision}")
     _register_kernels(program)
     exported = _prepared(program.exported)
+    if half:
+        _bound(exported)
     check_states(exported, program, deployment)
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
     for index, node in enumerate(calls):
@@ -126,6 +129,14 @@ def _prepared(exported: ExportedProgram) -> ExportedProgram:
     except FAILURES as error:
         text = f"{type(error).__name__}: {error}"[:500]
         raise EngineError(f"torch could not take the program apart for Core ML: {text}") from error
+
+
+def _bound(exported: ExportedProgram) -> None:
+    """Numbers that are infinite in fp16 become its largest: coremltools would write infinities."""
+    largest = torch.finfo(torch.float16).max
+    for node in exported.graph.nodes:
+        if node.op == "call_function":
+            bound(node, largest, largest)
 
 
 def _convert(

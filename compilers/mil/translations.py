@@ -99,6 +99,25 @@ def group_norm(context: Any, node: Any) -> None:
 
 
 @translates()
+def layer_norm(context: Any, node: Any) -> None:
+    """With an epsilon of the weight's type: coremltools leaves it in float32 beside a half one."""
+    inputs = [*_get_inputs(context, node), None, None, None]
+    x, shape, weight, bias, given = inputs[:5]
+    number = types.nptype_from_builtin((x if weight is None else weight).dtype)
+    least = float(np.finfo(number).smallest_subnormal)
+    epsilon = 1e-5 if given is None else float(given.val)
+    result = mb.layer_norm(
+        x=x,
+        axes=list(range(-len(shape.val), 0)),
+        gamma=weight,
+        beta=bias,
+        epsilon=number(max(epsilon, least)),
+        name=node.name,
+    )
+    context.add(result)
+
+
+@translates()
 def adaptive_avg_pool1d(context: Any, node: Any) -> None:
     """To one value, whatever the length; to more is for sizes that do not vary, as a mean each."""
     x, size = _get_inputs(context, node, expected=2)
