@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,7 @@ class Builder:
         check_repeatable(program, example)
         self.feeds = [example, *checks[:MAX_CHECKS]]
         self.created = 0
+        self.locating = True
         self._reference_metric: float | None = None
 
     def build(self, program: Program) -> Built:
@@ -282,15 +284,23 @@ class Builder:
         report = self._compare(session.run, program.reference, TOLERANCE[program.precision])
         if report.ok or "parity" in self.settings.waive:
             return report
-        self.settings.progress("find the first diverging operator", 0, 1)
-        found = engine_divergence(
-            program,
-            target,
-            smallest(self.feeds[0], program.signature),
-            self.folder,
-            threads=self.settings.threads,
-        )
+        found = None
+        if self.locating:
+            self.settings.progress("find the first diverging operator", 0, 1)
+            feed = smallest(self.feeds[0], program.signature)
+            threads = self.settings.threads
+            found = engine_divergence(program, target, feed, self.folder, threads=threads)
+        session.close()
         raise parity_error(f"{target} does not compute what the model computes", report, found)
+
+    @contextmanager
+    def mixing(self) -> Iterator[None]:
+        """Builds that diverge are followed by others: where each does is not looked for."""
+        self.locating = False
+        try:
+            yield
+        finally:
+            self.locating = True
 
     def _compare(self, run: Run, reference: Run, tolerance: Tolerance) -> ParityReport:
         """On the example inputs and on all inputs; the report that is out of bounds, if one is.

@@ -22,28 +22,45 @@ Attempt = Callable[[Sequence[str]], Built | None]
 def gated(builder: Builder, precision: str, baseline: Built | None) -> Built:
     """The build at `precision`, within its budget; ParityError says what it loses.
 
-    Where a static precision costs the caller's metric too much, layers go back to float.
+    Where a static precision costs the caller's metric too much, layers go back to float; so they
+    do where the engine strays from the program, for a value between two steps of a grid may go
+    either way, and what such a step is to the outputs depends on the layers behind it.
     """
-    settings = builder.settings
-    built = builder.measured(precision, baseline, keep_float=settings.keep_float)
+    settings, built, refusal = builder.settings, None, None
     mixable = precision in STATIC and settings.metric is not None and bool(builder.calibration)
-    if mixable and not builder.within_budget(built):
-
-        def attempt(layers: Sequence[str]) -> Built | None:
-            keep = (*settings.keep_float, *layers)
-            try:
-                mixed = builder.measured(precision, baseline, keep_float=keep)
-            except ParityError:  # another mixture may well be what its program computes
-                return None
-            if builder.within_budget(mixed):
-                return mixed
-            mixed.session.close()
-            return None
-
-        ranked = [layer for layer, _ in builder.layer_costs(precision)]
-        built = least_float(open_to_float(ranked, settings.keep_float), attempt) or built
+    try:
+        built = builder.measured(precision, baseline, keep_float=settings.keep_float)
+    except ParityError as error:
+        if not mixable:
+            raise
+        refusal = error
+    if mixable and (built is None or not builder.within_budget(built)):
+        built = _mixed(builder, precision, baseline) or built
+    if built is None:
+        assert refusal is not None
+        raise refusal
     builder.gate_fidelity(built)
     return built
+
+
+def _mixed(builder: Builder, precision: str, baseline: Built | None) -> Built | None:
+    """The build with the fewest layers in float that passes its gates."""
+    settings = builder.settings
+
+    def attempt(layers: Sequence[str]) -> Built | None:
+        keep = (*settings.keep_float, *layers)
+        try:
+            mixed = builder.measured(precision, baseline, keep_float=keep)
+        except ParityError:  # another mixture may well be what its program computes
+            return None
+        if builder.within_budget(mixed):
+            return mixed
+        mixed.session.close()
+        return None
+
+    ranked = [layer for layer, _ in builder.layer_costs(precision)]
+    with builder.mixing():
+        return least_float(open_to_float(ranked, settings.keep_float), attempt)
 
 
 def open_to_float(ranked: Sequence[str], fixed: Sequence[str]) -> list[str]:

@@ -45,6 +45,8 @@ class Trial:
     float_layers: tuple[str, ...]
     built: Built | None = None
     reason: str = ""
+    refused: bool = False
+    """Whether no mixture can be better: it was not made at all."""
 
 
 class Progress:
@@ -101,14 +103,15 @@ class Tuner:
 
     def _mix(self, precision: str, built: Built | None) -> None:
         """Layers in float: as many as the budget needs, then those that are faster there."""
-        if built is None and self.trials[-1].built is None:
-            return  # the precision itself was refused
+        if built is None and self.trials[-1].refused:
+            return
         costs = self.costs[precision] = self.builder.layer_costs(precision)
         fixed = self.builder.settings.keep_float
         ranked = open_to_float([layer for layer, _ in costs], fixed)
         if built is None:
             self.progress.total += len(ranked).bit_length() + GIVE_BACK
-            built = least_float(ranked, lambda layers: self._try(precision, layers))
+            with self.builder.mixing():
+                built = least_float(ranked, lambda layers: self._try(precision, layers))
             self.progress.total = self.progress.done + self._left(precision)
         if built is not None:
             self._take_slow_layers_to_float(precision, built, ranked)
@@ -142,7 +145,7 @@ class Tuner:
         try:
             built = self.builder.measured(precision, self.baseline, keep_float=keep)
         except REFUSALS as error:
-            trial.reason = in_one_line(error)
+            trial.reason, trial.refused = in_one_line(error), not isinstance(error, ParityError)
             return None
         trial.built, trial.reason = built, self._refused(built)
         if not trial.reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,9 @@ class Network:
             raise ParityError("The engine computes something else.")
         return SimpleNamespace(layers=keep_float, session=SimpleNamespace(close=self._close))
 
+    def mixing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def _close(self) -> None:
         self.closed += 1
 
@@ -47,8 +51,17 @@ def test_a_diverging_mixture_does_not_end_the_search() -> None:
     assert network.closed == 1
 
 
-def test_a_build_that_diverges_with_nothing_mixed_is_an_error() -> None:
-    network: Any = Network(needed=3, diverging=(0,))
+def test_layers_go_to_float_where_the_engine_strays() -> None:
+    network: Any = Network(needed=0, diverging=(0, 1))
+    assert gated(network, "int8", None).layers == tuple(LAYERS[:2])
+
+
+def test_where_all_mixtures_stray_it_is_an_error() -> None:
+    network: Any = Network(needed=0, diverging=(0, 1, 2, 3, 4))
+    with pytest.raises(ParityError, match="something else"):
+        gated(network, "int8", None)
+    network.settings.metric = None
+    network.diverging = (0,)
     with pytest.raises(ParityError, match="something else"):
         gated(network, "int8", None)
 
