@@ -98,12 +98,7 @@ inline int64_t spatial_stride(const edge_tensor &x) {
 
 // Where position `i` of a channel lies.
 inline int64_t offset_of(const edge_tensor &x, int64_t i) {
-    int64_t offset = 0;
-    for (int32_t axis = x.rank - 1; axis >= 2; --axis) {
-        offset += i % x.shape[axis] * x.strides[axis];
-        i /= x.shape[axis];
-    }
-    return offset;
+    return offset_in_axes(x, i, 2, x.rank);
 }
 
 // A group with its channels one behind the other: where it lies, or a copy.

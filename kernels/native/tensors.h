@@ -23,13 +23,18 @@ inline int64_t row_count(const edge_tensor &tensor) {
     return count;
 }
 
-inline int64_t row_offset(const edge_tensor &tensor, int64_t row) {
+// Where position `index` of the axes from `from` to before `to` lies, in elements.
+inline int64_t offset_in_axes(const edge_tensor &tensor, int64_t index, int32_t from, int32_t to) {
     int64_t offset = 0;
-    for (int32_t axis = tensor.rank - 2; axis >= 0; --axis) {
-        offset += row % tensor.shape[axis] * tensor.strides[axis];
-        row /= tensor.shape[axis];
+    for (int32_t axis = to - 1; axis >= from; --axis) {
+        offset += index % tensor.shape[axis] * tensor.strides[axis];
+        index /= tensor.shape[axis];
     }
     return offset;
+}
+
+inline int64_t row_offset(const edge_tensor &tensor, int64_t row) {
+    return offset_in_axes(tensor, row, 0, tensor.rank - 1);
 }
 
 // Whether an optional input was given.

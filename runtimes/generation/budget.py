@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sdk.errors import InputError
-from sdk.runtimes.generation.contracts import NOTHING, DecoderSession, DraftTree, Outcome
+from sdk.runtimes.generation.contracts import DecoderSession, DraftTree, Outcome
 from sdk.runtimes.generation.trimming import Trimmer
 
 Cost = Callable[[int], float]
@@ -204,7 +204,6 @@ class Adaptive:
             tree = self._trimmer.proposed
             accepted = self._trimmer.learn(outcome.committed)
             failed = accepted < len(outcome.committed)
-            self._trimmer.proposed = NOTHING
         if not tree:
             self._plain_ms = _typical(self._plain_ms, outcome.other_ms)
             return

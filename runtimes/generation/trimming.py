@@ -58,4 +58,5 @@ class Trimmer:
 
     def learn(self, committed: Sequence[int]) -> int:
         """From what came behind the draft's root: how many of its guesses were right."""
-        return self._claims.learn(self.proposed, committed)
+        proposed, self.proposed = self.proposed, NOTHING
+        return self._claims.learn(proposed, committed)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from searches import Fragile
 from torch import Tensor, nn
 
 import sdk
@@ -36,20 +37,6 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.mix(F.relu(self.conv(x)))
         return self.head(F.relu(x).mean((2, 3)))
-
-
-class Fragile(nn.Module):
-    """The layer `wide` reads small values beside a large one, which eight bits cannot hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.wide, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-        with torch.no_grad():
-            self.wide.weight[:, 0] = 0
-        self.register_buffer("scale", torch.tensor([1000.0] + [1.0] * 7))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.wide(torch.sigmoid(self.first(x)) * self.scale))
 
 
 def images(scale: float = 1.0, count: int = 6, size: int = 8) -> list[Tensor]:

@@ -107,9 +107,10 @@ class _Part:
 
     def learn(self, committed: Sequence[int]) -> None:
         """From what came behind the last draft."""
-        tree, chances = self.tree, self.worth.chances(self.tree)
+        tree = self.tree
         first = [node for node in self.unlikely if tree.parents[node] == ROOT]
         if first:
+            chances = self.worth.chances(tree)
             hit = any(tree.tokens[node] == committed[0] for node in first)
             self.right = FORGET * self.right + hit
             self.claimed = FORGET * self.claimed + min(1.0, sum(chances[node] for node in first))
