@@ -368,10 +368,14 @@ class Stream:
 
     def __iter__(self) -> Generator[str, None, None]:
         """Text in whole characters; the model's cache is released when the loop is left."""
+        if self._following is None:  # no text, and so no stop strings
+            for token in self._made:
+                self._tokens.append(token)
+            return
         with contextlib.closing(iter(self._made)) as tokens:  # type: ignore[type-var]
             for token in tokens:
                 self._tokens.append(token)
-                piece = self._stops.add(self._text_of(token))
+                piece = self._stops.add(self._following.add(token.id))
                 if piece:
                     self._pieces.append(piece)
                     yield piece
@@ -395,6 +399,3 @@ class Stream:
             lossless=self._made.verifier.lossless,
             logprobs=tuple(value for value in logprobs if value is not None),
         )
-
-    def _text_of(self, token: Token) -> str:
-        return "" if self._following is None else self._following.add(token.id)

@@ -106,6 +106,8 @@ class Stops:
 
     def add(self, piece: str) -> str:
         """What may be shown: up to a stop string, less an end that could become one."""
+        if not self._strings:
+            return piece
         text = self._held + piece
         places = [place for stop in self._strings if (place := text.find(stop)) >= 0]
         if places:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import DecoderSession, DraftTree, Outcome
@@ -103,8 +102,13 @@ class CostTable:
 
     def __call__(self, width: int) -> float:
         """r(width)."""
-        beyond = max(0, width - self._widths[-1])
-        return float(np.interp(width, self._widths, self._costs)) + beyond * self._slope
+        if width >= self._widths[-1]:
+            return self._costs[-1] + (width - self._widths[-1]) * self._slope
+        place = bisect.bisect_right(self._widths, width)
+        (left, right), (low, high) = (
+            row[place - 1 : place + 1] for row in (self._widths, self._costs)
+        )
+        return low + (high - low) * (width - left) / (right - left)
 
     @classmethod
     def measure(
@@ -159,8 +163,7 @@ class Adaptive:
         self._cost, self._most = cost, most
         self._first_rest, self._longest_rest = cooldown, longest_cooldown
         self._rest, self._resting = cooldown, 0
-        self._tried = np.zeros(most)
-        self._taken = np.zeros(most)
+        self._tried, self._taken = [0.0] * most, [0.0] * most
         self._step_ms = self._plain_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
         self._trimmer = Trimmer([cost(width) for width in range(1, 2 * most + 2)])
@@ -215,33 +218,33 @@ class Adaptive:
         self._first = False
         depth = max(tree.depths())
         self._nodes_per_level = _mean(self._nodes_per_level, len(tree) / depth)
-        accepted = min(accepted, self._most)
-        self._tried *= FORGET
-        self._taken *= FORGET
-        self._tried[: accepted + failed] += 1
-        self._taken[:accepted] += 1
+        for level in range(self._most):
+            self._tried[level] = FORGET * self._tried[level] + (level < accepted + failed)
+            self._taken[level] = FORGET * self._taken[level] + (level < accepted)
 
     def _best(self) -> tuple[int, float]:
         """Size and its predicted speed-up."""
         draft_cost = self._node_ms / self._step_ms if self._step_ms else 0.0
-        survival = np.concatenate([[1.0], np.cumprod(self._hazards())])
-        tokens = np.cumsum(survival)
-        sizes = range(1, self._most + 1)
-        depths = [size / self._nodes_per_level for size in sizes]
-        brought = np.interp(depths, np.arange(len(tokens)), tokens)
-        spent = [self._cost(size + 1) + size * draft_cost for size in sizes]
-        speedups = brought / np.array(spent)
-        best = int(speedups.argmax())
-        return sizes[best], float(speedups[best])
+        tokens = self._tokens()
+        best, most = 1, 0.0
+        for size in range(1, self._most + 1):
+            depth = size / self._nodes_per_level
+            level = min(int(depth), self._most - 1)
+            brought = tokens[level] + (depth - level) * (tokens[level + 1] - tokens[level])
+            speedup = brought / (self._cost(size + 1) + size * draft_cost)
+            if speedup > most:
+                best, most = size, speedup
+        return best, most
 
-    def _hazards(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """[most]: Pr(a node is accepted, given its parent was), by depth from 1."""
+    def _tokens(self) -> list[float]:
+        """[most + 1]: what a chain of each length brings, the token behind it included."""
         weight = PRIOR_WEIGHT
-        pooled = (self._taken.sum() + weight * PRIOR) / (self._tried.sum() + weight)
-        found: np.ndarray[tuple[int], np.dtype[np.float64]] = (self._taken + weight * pooled) / (
-            self._tried + weight
-        )
-        return found
+        pooled = (sum(self._taken) + weight * PRIOR) / (sum(self._tried) + weight)
+        tokens, alive = [1.0], 1.0
+        for taken, tried in zip(self._taken, self._tried, strict=True):
+            alive *= (taken + weight * pooled) / (tried + weight)
+            tokens.append(tokens[-1] + alive)
+        return tokens
 
 
 def _typical(before: float, now: float) -> float:

@@ -88,12 +88,14 @@ class Cached:
         """Feed the last token of the context and the tree below it; `keep` commits."""
         if not tree:
             return self.session.forward((root,))
-        parents = (ROOT, *(parent + 1 for parent in tree.parents))
-        return self.session.forward((root, *tree.tokens), parents)
+        tokens = (root, *tree.tokens)
+        if tree.is_chain:
+            return self.session.forward(tokens)
+        return self.session.forward(tokens, (ROOT, *[parent + 1 for parent in tree.parents]))
 
     def keep(self, root: int, tree: DraftTree, path: Sequence[int]) -> None:
         """Commit the root and the nodes of `path`."""
-        self.session.commit((0, *(node + 1 for node in path)))
+        self.session.commit((0, *[node + 1 for node in path]))
         self.tokens.append(root)
         self.tokens += [tree.tokens[node] for node in path]
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sdk.runtimes.generation import tree_shapes
+from sdk.runtimes.generation.tree_shapes import ROOT as ROOT
 
 if TYPE_CHECKING:
     from sdk.runtimes.generation.transforms import Transforms
@@ -26,7 +29,6 @@ DETERMINISTIC, IID, WITHOUT_REPLACEMENT, GREEDY = SAMPLINGS = (
     "without_replacement",
     "greedy",
 )
-ROOT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +67,29 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def children(self, node: int) -> list[int]:
+    @property
+    def is_chain(self) -> bool:
+        """Whether each node is behind the one before."""
+        return self.parents == tuple(range(ROOT, len(self.tokens) - 1))
+
+    def children(self, node: int) -> Sequence[int]:
         """The nodes below `node` (`ROOT` for the first ones), in the order they were drawn."""
-        return [i for i, parent in enumerate(self.parents) if parent == node]
+        return tree_shapes.children(self.parents)[node + 1]
 
     def proposal(self, node: int) -> Row | None:
         """The distribution that the children of `node` were drawn from, where there is one."""
         return self.probs[node + 1] if self.probs else None
 
-    def depths(self) -> list[int]:
+    def depths(self) -> Sequence[int]:
         """Distance of each node from the root: 1 for the root's children."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent == ROOT else depths[parent] + 1)
-        return depths
+        return tree_shapes.depths(self.parents)
 
 
 NOTHING = DraftTree()
 """No guess: one plain step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a verifier decided on one draft."""
 
     path: tuple[int, ...]
@@ -166,8 +169,7 @@ class Request:
     """What an encoder read, in the decoder's tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One round, as a drafter or a budget may learn from it."""
 
     tree: DraftTree
@@ -271,8 +273,7 @@ class LogitRows(Protocol):
     def __getitem__(self, index: int, /) -> Logits: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What a forward pass gives."""
 
     logits: LogitRows

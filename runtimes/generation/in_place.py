@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sdk.errors import GenerationError
 from sdk.runtimes.binding import bind
-from sdk.runtimes.generation.contracts import ROOT, DecoderSession, Step
-from sdk.runtimes.generation.sessions import CHUNK, KEPT, Sizes, StepSession
+from sdk.runtimes.generation import tree_shapes
+from sdk.runtimes.generation.contracts import DecoderSession, Step
+from sdk.runtimes.generation.sessions import CHUNK, KEPT, Sizes, StepSession, fill, flat_view
 from sdk.runtimes.session import Session
 from sdk.signature import Array
 
@@ -35,12 +36,11 @@ class Bound:
     """The arrays of one width, and the engine's call that uses them."""
 
     call: Callable[[], object]
-    tokens: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    last: NDArray[np.int32]
+    tokens: memoryview
+    positions: memoryview
+    last: memoryview
     bias: NDArray[np.float32]
     logits: NDArray[np.float32]
-    steps: NDArray[np.int64]
 
 
 class InPlaceSession:
@@ -77,9 +77,8 @@ class InPlaceSession:
         if not self._fed or (count and max(path) >= self._fed):
             raise GenerationError("There is no forward pass whose tokens could be committed.")
         self._fed = 0
-        chosen = list(path)
-        if chosen != list(range(count)):
-            moved = self._rows[..., [start + node for node in chosen], :]
+        if any(node != place for place, node in enumerate(path)):
+            moved = self._rows[..., [start + node for node in path], :]
             self._rows[..., start : start + count, :] = moved
         self.length += count
 
@@ -112,29 +111,20 @@ class InPlaceSession:
     def _feed(self, tokens: Sequence[int], parents: Sequence[int] | None, *, rows: int) -> Bound:
         width, start = len(tokens), self.length
         bound = self._bound.get((width, rows)) or self._bind(width, rows)
-        bound.tokens[0] = tokens
+        fill(bound.tokens, tokens)
         bound.last[0] = start + width - 1
         if parents is None:
-            np.add(bound.steps, start, out=bound.positions[0])
+            fill(bound.positions, range(start, start + width))
             bound.call()
         else:
+            shape = tuple(parents)
             new = bound.bias[0, 0, :, start : start + width]
-            self._branch(new, bound.positions[0], parents)
+            np.multiply(~tree_shapes.sight(shape), LOW, out=new)
+            fill(bound.positions, [start - 1 + depth for depth in tree_shapes.depths(shape)])
             bound.call()
             new[:] = 0  # all widths share the memory
         self._fed = width
         return bound
-
-    def _branch(
-        self, bias: NDArray[np.float32], positions: NDArray[np.int64], parents: Sequence[int]
-    ) -> None:
-        """Bias and positions of a tree: each token sees its ancestors and itself."""
-        bias[:] = LOW
-        for node, parent in enumerate(parents):
-            if parent != ROOT:
-                bias[node, : parent + 1] = bias[parent, : parent + 1]
-            positions[node] = self.length if parent == ROOT else positions[parent] + 1
-            bias[node, node] = 0
 
     def _bind(self, width: int, rows: int) -> Bound:
         capacity, usual = self.capacity, width <= CHUNK
@@ -142,7 +132,6 @@ class InPlaceSession:
             self._logits = np.zeros((rows, self.vocabulary), np.float32)
             self._bound.clear()
         flat = self._bias if usual else np.zeros(width * capacity, np.float32)
-        steps = np.arange(width)
         lead: dict[str, Array] = {
             "tokens": np.zeros((1, width), np.int64),
             "positions": np.zeros((1, width), np.int64),
@@ -150,14 +139,19 @@ class InPlaceSession:
             "bias": flat[: width * capacity].reshape(1, 1, width, capacity),
         }
         inputs: dict[str, Array] = {
-            **lead, "rows": steps[:rows], "room": np.array([capacity], np.int32)
+            **lead, "rows": np.arange(rows), "room": np.array([capacity], np.int32)
         }  # fmt: skip
         outputs: dict[str, Array] = {"logits": self._logits[:rows]}
         for what, layers in zip(("keys", "values"), self._rows, strict=True):
             for layer, buffer in enumerate(layers):
                 inputs[f"past_{what}_{layer}"] = outputs[f"present_{what}_{layer}"] = buffer
         call = bind(self._session, inputs, outputs)
-        bound = Bound(call, **lead, logits=outputs["logits"], steps=steps)  # type: ignore[arg-type]
+        bound = Bound(
+            call,
+            *(flat_view(lead[name]) for name in ("tokens", "positions", "last")),
+            bias=lead["bias"],
+            logits=self._logits[:rows],
+        )
         if usual:
             self._bound[width, rows] = bound
         if len(self._bound) > KEPT:

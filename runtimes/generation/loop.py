@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.budget import Fixed
@@ -38,8 +38,7 @@ from sdk.runtimes.generation.verifiers import check_pair, choose
 EOS, STOP, LENGTH, CANCELLED = "eos", "stop", "length", "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token of the output."""
 
     id: int
@@ -85,7 +84,8 @@ class Generation:
         self._cancelled, self._chance = cancelled, chance or Uniforms(config.seed)
         self._transforms = Transforms(config, constraint=constraint, extra=transforms)
         self._context, self._prompt_length = [*prompt, *begun], len(prompt)
-        self._ends = {*config.eos, *config.stop_tokens}
+        self._ends = frozenset((*config.eos, *config.stop_tokens))
+        self._end = self._prompt_length + config.max_new_tokens
         self._started = False
 
     @property
@@ -137,7 +137,7 @@ class Generation:
             vocabulary=session.vocabulary,
             transforms=self._transforms,
             chance=self._chance,
-            ends=frozenset(self._ends),
+            ends=self._ends,
             features=session.features if given else None,  # type: ignore[attr-defined]
             begun=len(self.tokens),
             source=self._source,
@@ -146,37 +146,39 @@ class Generation:
     def _finished(self) -> bool:
         if self.finish_reason:
             return True
-        full = len(self._context) > self._cached.session.capacity
-        if self._left() <= 0 or full:
+        length = len(self._context)
+        if length >= self._end or length > self._cached.session.capacity:
             self.finish_reason = LENGTH
         elif self._cancelled():
             self.finish_reason = CANCELLED
         return bool(self.finish_reason)
 
     def _left(self) -> int:
-        return self._config.max_new_tokens - len(self._context) + self._prompt_length
+        return self._end - len(self._context)
 
     def _round(self) -> list[Token]:
         root = self._context[-1]
         begin = time.perf_counter()
         tree = self._draft()
-        draft_ms, start = since(begin), time.perf_counter()
+        start = time.perf_counter()
         step = self._cached.feed_tree(root, tree)
-        verify_ms = since(start)
+        end = time.perf_counter()
+        draft_ms, verify_ms = 1e3 * (start - begin), 1e3 * (end - start)
         rows = NodeRows(tree, step.logits, self._transforms, self._state, self._ends)
         verdict = self.verifier.verify(tree, rows, self._chance, len(self._context))
-        found = self._tokens_of(tree, verdict.path, [verdict.token], rows)
+        more = (verdict.token,)
+        found = self._tokens_of(tree, verdict.path, more, rows)
         self._cached.keep(root, tree, verdict.path)
-        self._advance(found, rows, verdict.path, [verdict.token])
-        committed = tuple(token.id for token in found)
-        other_ms = since(begin) - draft_ms - verify_ms
+        committed = self._advance(found, rows, verdict.path, more)
         self._learn(
-            Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features, other_ms)
+            Outcome(tree, verdict, committed, rows, draft_ms, verify_ms, step.features, since(end))
         )
         return found
 
     def _draft(self) -> DraftTree:
         """What to verify; never more than the context, the request and the budget have room for."""
+        if self._drafter is None and self._transforms.constraint is None:
+            return NOTHING
         session = self._cached.session
         room = min(session.capacity - len(self._context), self._left() - 1, self._cached.widest - 1)
         forced = self._forced()
@@ -200,29 +202,32 @@ class Generation:
         self, tree: DraftTree, path: Sequence[int], more: Sequence[int], rows: NodeRows
     ) -> list[Token]:
         """The tokens of `path` and then `more`, cut where the output ends."""
-        nodes = (ROOT, *path)
-        ids = [*(tree.tokens[node] for node in path), *more]
-        found: list[Token] = []
-        for index, (node, token) in enumerate(zip(nodes, ids[: self._left()], strict=False)):
-            logprob = rows.logprob(node, token) if self._config.logprobs else None
-            found.append(Token(token, index < len(path), logprob))
-            if token in self._ends:
-                self.finish_reason = EOS if token in self._config.eos else STOP
+        found = [Token(tree.tokens[node], from_draft=True) for node in path]
+        found += [Token(token, from_draft=False) for token in more]
+        del found[self._left() :]
+        for index, token in enumerate(found):
+            if token.id in self._ends:
+                self.finish_reason = EOS if token.id in self._config.eos else STOP
+                del found[index + 1 :]
                 break
+        if self._config.logprobs:
+            for index, (node, token) in enumerate(zip((ROOT, *path), found, strict=False)):
+                found[index] = token._replace(logprob=rows.logprob(node, token.id))
         return found
 
     def _advance(
         self, found: Sequence[Token], rows: NodeRows, path: Sequence[int], more: Sequence[int]
-    ) -> None:
-        """Go on to the end of `path` and `more`."""
-        self._context += [token.id for token in found]
-        self.statistics.new_tokens += len(found)
+    ) -> tuple[int, ...]:
+        """Go on to the end of `path` and `more`; the tokens that came."""
+        committed = tuple([token.id for token in found])
+        self._context += committed
+        self.statistics.new_tokens += len(committed)
         state = rows.state(path[-1] if path else ROOT)
-        if self.finish_reason or state is None:
-            return
-        for token in more:
-            state = self._transforms.advance(state, token)
-        self._state = state
+        if not self.finish_reason and state is not None:
+            for token in more:
+                state = self._transforms.advance(state, token)
+            self._state = state
+        return committed
 
     def _learn(self, outcome: Outcome) -> None:
         self.statistics.count(outcome)

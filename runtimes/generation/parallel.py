@@ -76,8 +76,7 @@ class ParallelGeneration(Generation):
         self._waiting = _behind_first(guess) if held else NOTHING
         if not held:
             self._ahead.rewind(len(self._context) + len(verdict.path))
-        self._advance(found, rows, verdict.path, more)
-        committed = tuple(token.id for token in found)
+        committed = self._advance(found, rows, verdict.path, more)
         self._learn(Outcome(joined, verdict, committed, rows, draft_ms, verify_ms, step.features))
         return found
 

@@ -17,6 +17,8 @@ class NodeRows:
     known: such a row is a single 1 on an arbitrary token, which nobody is shown.
     """
 
+    __slots__ = ("_ends", "_fed", "_logits", "_rows", "_states", "_transforms", "_tree")
+
     def __init__(
         self,
         tree: DraftTree,

@@ -7,7 +7,7 @@ committing copies the accepted ones in. Inputs and outputs of a width are bound 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdk.errors import GenerationError
 from sdk.runtimes.binding import bind
+from sdk.runtimes.generation import tree_shapes
 from sdk.runtimes.generation.contracts import ROOT, FeatureSession, Step
 from sdk.runtimes.generation.past import Past, bucket
 from sdk.runtimes.session import Session
@@ -81,6 +82,19 @@ def is_decoder(signature: Signature) -> bool:
     return wanted <= inputs and bool(fed) and {"logits", "keys", "values"} <= outputs
 
 
+def flat_view(array: Array) -> memoryview:
+    """Its numbers in a row. Writing some of them takes a fraction of what numpy takes for it, most
+    of all where an engine has left nothing of us in the caches.
+    """
+    return memoryview(array.reshape(-1))
+
+
+def fill(view: memoryview, numbers: Iterable[int]) -> None:
+    """Write `numbers` at its beginning."""
+    for place, number in enumerate(numbers):
+        view[place] = number
+
+
 def as_feature_session(given: Session | FeatureSession) -> FeatureSession:
     """An engine session with a cache; anything that has one already as it is."""
     return cast("FeatureSession", given) if hasattr(given, "commit") else StepSession(given)
@@ -91,19 +105,17 @@ class Bound:
     """The arrays of one width and number of rows, and the engine's call that uses them."""
 
     call: Callable[[], object]
-    positions: NDArray[np.int64]
+    positions: memoryview
     past_mask: NDArray[np.bool_]
     new_mask: NDArray[np.bool_]
     logits: NDArray[np.float32]
     keys: NDArray[np.float32]
     values: NDArray[np.float32]
-    tokens: NDArray[np.int64] | None
+    tokens: memoryview | None
     fed: NDArray[np.float32] | None
     """Features that go in, [1, W, F]."""
     features: NDArray[np.float32] | None
     """Features that come out, [W, F]."""
-    steps: NDArray[np.int64]
-    """0 to W - 1: how far a chain's tokens lie behind the committed ones."""
     seen: int = 0
     """Rows that the past mask shows."""
     chain: bool = True
@@ -183,7 +195,7 @@ class StepSession:
         if bound is None:
             raise GenerationError("There is no forward pass whose tokens could be committed.")
         chosen: slice | list[int] = list(path)
-        if chosen == list(range(count)):
+        if all(node == place for place, node in enumerate(path)):
             chosen = slice(count)
         self._last = None
         self._fit(start + count)
@@ -240,14 +252,13 @@ class StepSession:
             self._fit(self.length, shrink=True)
         bound = self._bound.get((width, rows)) or self._bind(width, rows)
         if bound.tokens is not None:
-            bound.tokens[0] = tokens
+            fill(bound.tokens, tokens)
         if bound.fed is not None and features is not None:
             bound.fed[0, : len(features)] = features
         self._show(bound)
         if parents is None:
-            np.add(bound.steps, self.length, out=bound.positions[0])
-            if self.length + width > self.capacity:  # what fills a chunk up
-                np.minimum(bound.positions, self.capacity - 1, out=bound.positions)
+            start, last = self.length, self.capacity - 1  # behind it lies only what fills a chunk up
+            fill(bound.positions, [min(start + step, last) for step in range(width)])
             if not bound.chain:
                 bound.new_mask[:] = np.tri(width, dtype=bool)
                 bound.chain = True
@@ -275,14 +286,10 @@ class StepSession:
 
     def _branch(self, bound: Bound, parents: Sequence[int]) -> None:
         """Masks and positions of a tree: each token sees its ancestors and itself."""
-        mask, positions = bound.new_mask, bound.positions[0]
         bound.chain = False
-        mask[:] = False
-        for node, parent in enumerate(parents):
-            if parent != ROOT:
-                mask[node, : parent + 1] = mask[parent, : parent + 1]
-            positions[node] = self.length if parent == ROOT else positions[parent] + 1
-            mask[node, node] = True
+        shape, before = tuple(parents), self.length - 1
+        bound.new_mask[:] = tree_shapes.sight(shape)
+        fill(bound.positions, [before + depth for depth in tree_shapes.depths(shape)])
 
     def _fit(self, length: int, *, shrink: bool = False) -> None:
         """Give the cache the size for `length` rows; what was bound to another one is dropped."""
@@ -294,10 +301,10 @@ class StepSession:
 
     def _bind(self, width: int, rows: int) -> Bound:
         sizes = self._sizes
-        steps, lead = np.arange(width), (sizes.layers, sizes.heads, width)
+        lead = (sizes.layers, sizes.heads, width)
         inputs: dict[str, Array] = {
             "positions": np.zeros((1, width), np.int64),
-            "rows": steps[:rows],
+            "rows": np.arange(rows),
             "past_mask": np.zeros((width, self._keys.size), bool),
             "new_mask": np.tri(width, dtype=bool),
         }
@@ -319,9 +326,15 @@ class StepSession:
         usual = width <= CHUNK
         outputs = {name: self._output(name, shapes[name], shared=usual) for name in shapes}
         call = bind(self._session, inputs, outputs)
-        arrays = {n: inputs[n] for n in ("positions", "past_mask", "new_mask")}
-        arrays |= {"tokens": inputs.get("tokens"), "fed": inputs.get(FROM)}  # type: ignore[dict-item]
-        bound = Bound(call, **arrays, **{"features": None, **outputs}, steps=steps)  # type: ignore[arg-type]
+        bound = Bound(
+            call,
+            positions=flat_view(inputs["positions"]),
+            past_mask=inputs["past_mask"],
+            new_mask=inputs["new_mask"],
+            tokens=flat_view(inputs["tokens"]) if sizes.named else None,
+            fed=inputs.get(FROM),
+            **{"features": None, **outputs},  # type: ignore[arg-type]
+        )
         if usual:
             self._bound[width, rows] = bound
         if len(self._bound) > KEPT:

@@ -7,6 +7,7 @@ mask and further transforms come before the temperature.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -84,7 +85,9 @@ class Transforms:
         return state
 
     def advance(self, state: State, token: int) -> State:
-        """The state one token on; `state` stays usable."""
+        """The state one token on; `state` stays usable. It is the same where nothing asks for it."""
+        if self._idle:
+            return state
         after = state.constraint
         if self.constraint is not None:
             after = self.constraint.advance(after, token)
@@ -106,7 +109,7 @@ class Transforms:
         if not self._idle:
             return int(self._scores(state, logits).argmax())
         token = int(logits.argmax())  # of a NaN, where there is one
-        _check_finite(float(logits[token]))
+        _check_finite(logits.item(token))
         return token
 
     def likely(self, state: State, logits: Logits) -> Row:
@@ -133,7 +136,7 @@ class Transforms:
 
 
 def _check_finite(largest: float) -> None:
-    if not np.isfinite(largest):
+    if not math.isfinite(largest):
         raise GenerationError(
             "The model's logits are not numbers.",
             expected="finite logits",

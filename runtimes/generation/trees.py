@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from sdk.errors import GenerationError
 from sdk.runtimes.generation.contracts import DETERMINISTIC, NOTHING, ROOT, DraftTree
 from sdk.runtimes.generation.transforms import State, Transforms
+from sdk.runtimes.generation.tree_shapes import is_tree
 
 
 class TreeBuilder:
@@ -100,9 +101,9 @@ def legal(tree: DraftTree, transforms: Transforms, state: State) -> DraftTree:
 
 def checked(tree: DraftTree, budget: int, vocabulary: int, drafter: object) -> DraftTree:
     """`tree`, or GenerationError where a drafter broke its promise."""
-    topological = all(ROOT <= parent < i for i, parent in enumerate(tree.parents))
-    known = not tree or 0 <= min(tree.tokens) <= max(tree.tokens) < vocabulary
-    if len(tree) <= budget and topological and known and len(tree.parents) == len(tree):
+    tokens, parents = tree.tokens, tree.parents
+    known = not tokens or (0 <= min(tokens) and max(tokens) < vocabulary)
+    if len(tokens) <= budget and known and len(parents) == len(tokens) and is_tree(parents):
         return tree
     raise GenerationError(
         f"{type(drafter).__name__} made an unusable draft.",
