@@ -1,12 +1,15 @@
 """CUDA code of kernels, compiled by nvcc: `cuda.cu` in a kernel's folder.
 
-It has two plain C functions, on pointers to the device's memory and the caller's stream:
+It has two plain C functions, on pointers to the device's memory and the caller's stream. There is
+one of `inputs` for each tensor of the specification; those that are left out have the dtype NONE:
 
     size_t <name>_cuda_workspace(const edge_tensor *inputs);
     const char *<name>_cuda(const edge_tensor *inputs, int32_t count, const edge_value *attributes,
                             edge_tensor *outputs, void *workspace, void *stream);
 
-The first says how many bytes of the device's memory the second needs, and may be left out.
+The first says how many bytes of the device's memory the second needs, aligned to 256, and may be
+left out. Outputs are dense. Inputs that are not dense and aligned, which an engine's are, are copied
+into the workspace first.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def compile_cuda(source: Path, output: Path, numbers: Sequence[int]) -> None:
     """The code of one kernel as a shared library for all these capabilities."""
     targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
     command = [_nvcc(), "-O3", "-std=c++17", "-shared", "-Xcompiler", "-fPIC", *targets,
-               "-I", HERE / "native", "-o", output, source]  # fmt: skip
+               "-I", HERE / "native", "-I", HERE / "bindings", "-o", output, source]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(

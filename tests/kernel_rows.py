@@ -104,19 +104,31 @@ def run_native(library: Library, spec: KernelSpec, case: Case, pool: object) -> 
     """The native code, into buffers full of a sentinel; the guards around them must stay."""
     values = spec.bound(case.attributes)
     shapes = library.prepare(spec.short, case.tensors, values).outputs
-    guarded = [
+    outputs, check = guarded(shapes)
+    library.call(spec.short, case.tensors, values, pool=pool, outputs=outputs)
+    check(case.name)
+    return outputs
+
+
+def guarded(
+    like: Sequence[torch.Tensor],
+) -> tuple[list[torch.Tensor], Callable[[str], None]]:
+    """Dense buffers like these, full of a sentinel, and what fails if their surroundings change."""
+    rooms = [
         torch.full((2 * GUARD + o.numel() * o.element_size(),), SENTINEL, dtype=torch.uint8)
-        for o in shapes
+        for o in like
     ]
     outputs = [
-        g[GUARD : g.numel() - GUARD].view(o.dtype).view(o.shape)
-        for g, o in zip(guarded, shapes, strict=True)
+        room[GUARD : room.numel() - GUARD].view(o.dtype).view(o.shape)
+        for room, o in zip(rooms, like, strict=True)
     ]
-    library.call(spec.short, case.tensors, values, pool=pool, outputs=outputs)
-    for g in guarded:
-        ends = torch.cat([g[:GUARD], g[g.numel() - GUARD :]])
-        assert bool((ends == SENTINEL).all()), f"{case.name}: written outside of an output"
-    return outputs
+
+    def check(name: str) -> None:
+        for room in rooms:
+            ends = torch.cat([room[:GUARD], room[room.numel() - GUARD :]])
+            assert bool((ends == SENTINEL).all()), f"{name}: written outside of an output"
+
+    return outputs, check
 
 
 def differences(

@@ -2,18 +2,14 @@
 // found is put together, so that a few new tokens keep the whole device busy (flash decoding; Dao et al. 2023).
 // Three kernels on one stream: new rows of keys and values, attention of each chunk, the sum of the chunks.
 #include <cfloat>
-#include <cstddef>
-#include <cstdint>
 
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
+#include "cuda/tensors.cuh"
 #include "tree_attention.h"
-#include "edge.h"
 
 namespace {
 
-constexpr int THREADS = 128, WARP = 32;
+constexpr int THREADS = 128;
+using edge::WARP;
 constexpr int KEYS = 32;        // of a tile: one a lane
 constexpr int ROWS = 8;         // queries that share a pass over a chunk
 constexpr int WIDEST = 256;     // columns of values: two a thread
@@ -241,7 +237,29 @@ __global__ void merge(const Call<T> call) {
     }
 }
 
-int64_t chunks_of(const edge_tensor *in) { return (in[PAST_KEY].shape[1] + CHUNK - 1) / CHUNK + 1; }
+// What a call works on; without memory in `room`, only what it takes there.
+template <class T>
+Call<T> call_of(const edge_tensor *in, edge::Room &room) {
+    Call<T> call = {};
+    const auto given = [&](int place) { return in[place].dtype != EDGE_NONE; };
+    call.query = room.dense<float>(in[QUERY]), call.key = room.dense<float>(in[KEY]), call.value = room.dense<float>(in[VALUE]);
+    call.past_key = room.dense<T>(in[PAST_KEY]), call.past_value = room.dense<T>(in[PAST_VALUE]);
+    call.length = room.dense<int64_t>(in[LENGTH]), call.positions = room.dense<int64_t>(in[POSITIONS]);
+    call.mask = room.dense<uint8_t>(in[MASK]);
+    if (given(COSINE)) call.cosine = room.dense<float>(in[COSINE]), call.sine = room.dense<float>(in[SINE]);
+    if (given(KEY_SCALE)) {
+        call.key_scale = room.dense<float>(in[KEY_SCALE]), call.value_scale = room.dense<float>(in[VALUE_SCALE]);
+    }
+    call.tokens = in[QUERY].shape[0], call.heads = in[KEY].shape[1];
+    call.groups = call.heads == 0 ? 0 : in[QUERY].shape[1] / call.heads;
+    call.key_width = in[QUERY].shape[2], call.value_width = in[VALUE].shape[2], call.capacity = in[PAST_KEY].shape[1];
+    call.rotary = given(COSINE) ? in[COSINE].shape[1] : 0;
+    call.chunks = edge::ceil_of(call.capacity, CHUNK) + 1;
+    const int64_t places = call.chunks * call.heads * call.rows();
+    call.values = room.take<float>(places * call.value_width);
+    call.sums = room.take<float>(places), call.peaks = room.take<float>(places);
+    return call;
+}
 
 template <class T>
 T *data(const edge_tensor &tensor) {
@@ -249,36 +267,20 @@ T *data(const edge_tensor &tensor) {
 }
 
 template <class T>
-Call<T> call_of(const edge_tensor *in, int32_t count, const edge_value *attributes, edge_tensor *out, float *workspace) {
-    Call<T> call = {};
-    const auto given = [&](int place) { return place < count && in[place].dtype != EDGE_NONE; };
-    call.query = data<float>(in[QUERY]), call.key = data<float>(in[KEY]), call.value = data<float>(in[VALUE]);
-    call.past_key = data<T>(in[PAST_KEY]), call.past_value = data<T>(in[PAST_VALUE]);
-    call.length = data<int64_t>(in[LENGTH]), call.positions = data<int64_t>(in[POSITIONS]), call.mask = data<uint8_t>(in[MASK]);
-    if (given(COSINE)) call.cosine = data<float>(in[COSINE]), call.sine = data<float>(in[SINE]);
-    if (given(KEY_SCALE)) call.key_scale = data<float>(in[KEY_SCALE]), call.value_scale = data<float>(in[VALUE_SCALE]);
+const char *launch(const edge_tensor *in, const edge_value *attributes, edge_tensor *out, edge::Room room,
+                   cudaStream_t stream) {
+    Call<T> call = call_of<T>(in, room);
     call.output = data<float>(out[OUTPUT]), call.key_rows = data<T>(out[KEY_ROWS]), call.value_rows = data<T>(out[VALUE_ROWS]);
     call.key_scales = data<float>(out[KEY_SCALES]), call.value_scales = data<float>(out[VALUE_SCALES]);
-    call.tokens = in[QUERY].shape[0], call.heads = in[KEY].shape[1], call.groups = in[QUERY].shape[1] / call.heads;
-    call.key_width = in[QUERY].shape[2], call.value_width = in[VALUE].shape[2], call.capacity = in[PAST_KEY].shape[1];
-    call.rotary = given(COSINE) ? in[COSINE].shape[1] : 0;
     call.scale = static_cast<float>(attributes[0].number), call.softcap = static_cast<float>(attributes[1].number);
-    call.window = attributes[2].integer, call.chunks = chunks_of(in);
-    const int64_t places = call.chunks * call.heads * call.rows();
-    call.values = workspace, call.sums = workspace + places * call.value_width, call.peaks = call.sums + places;
-    return call;
-}
-
-template <class T>
-const char *launch(const Call<T> &call, cudaStream_t stream) {
+    call.window = attributes[2].integer;
     const auto size = [](int64_t count) { return static_cast<unsigned>(count); };
     const int64_t rows = call.tokens * call.groups;
     const size_t shared = static_cast<size_t>(ROWS * call.key_width + KEYS * (call.key_width + 1)) * sizeof(float);
     make_rows<T><<<dim3(size(call.heads), size(call.tokens)), THREADS, 0, stream>>>(call);
     attend<T><<<dim3(size(call.heads), size((rows + ROWS - 1) / ROWS), size(call.chunks)), THREADS, shared, stream>>>(call);
     merge<T><<<dim3(size(call.heads), size(rows)), THREADS, 0, stream>>>(call);
-    const cudaError_t failure = cudaGetLastError();
-    return failure == cudaSuccess ? nullptr : cudaGetErrorString(failure);
+    return edge::last_failure();
 }
 
 }  // namespace
@@ -286,20 +288,25 @@ const char *launch(const Call<T> &call, cudaStream_t stream) {
 extern "C" {
 
 size_t tree_attention_cuda_workspace(const edge_tensor *in) {
-    const int64_t rows = in[QUERY].shape[0] * in[QUERY].shape[1];
-    return static_cast<size_t>(chunks_of(in) * rows * (in[VALUE].shape[2] + 2)) * sizeof(float);
+    edge::Room room;
+    switch (in[PAST_KEY].dtype) {
+        case EDGE_FLOAT32: call_of<float>(in, room); break;
+        case EDGE_BFLOAT16: call_of<__nv_bfloat16>(in, room); break;
+        default: call_of<int8_t>(in, room);
+    }
+    return room.used();
 }
 
-const char *tree_attention_cuda(const edge_tensor *in, int32_t count, const edge_value *attributes, edge_tensor *out,
+const char *tree_attention_cuda(const edge_tensor *in, int32_t, const edge_value *attributes, edge_tensor *out,
                                 void *workspace, void *stream) {
     if (in[QUERY].shape[0] * in[QUERY].shape[1] == 0) return nullptr;
     if (in[QUERY].shape[2] > WIDEST || in[VALUE].shape[2] > WIDEST) return "on a GPU, heads are at most 256 wide";
-    float *room = static_cast<float *>(workspace);
     cudaStream_t queue = static_cast<cudaStream_t>(stream);
+    const edge::Room room(workspace, queue);
     switch (in[PAST_KEY].dtype) {
-        case EDGE_FLOAT32: return launch(call_of<float>(in, count, attributes, out, room), queue);
-        case EDGE_BFLOAT16: return launch(call_of<__nv_bfloat16>(in, count, attributes, out, room), queue);
-        case EDGE_INT8: return launch(call_of<int8_t>(in, count, attributes, out, room), queue);
+        case EDGE_FLOAT32: return launch<float>(in, attributes, out, room, queue);
+        case EDGE_BFLOAT16: return launch<__nv_bfloat16>(in, attributes, out, room, queue);
+        case EDGE_INT8: return launch<int8_t>(in, attributes, out, room, queue);
         default: return "the cache is float32, bfloat16 or int8";
     }
 }

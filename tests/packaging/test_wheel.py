@@ -47,7 +47,7 @@ def _native() -> set[str]:
     return {
         f"sdk/kernels/{file.relative_to(ROOT / 'kernels').as_posix()}"
         for file in files
-        if file.suffix in (".h", ".cc", ".cu", ".txt")
+        if file.suffix in (".h", ".cc", ".cu", ".cuh", ".txt")
     }
 
 
