@@ -8,8 +8,8 @@ one of `inputs` for each tensor of the specification; those that are left out ha
                             edge_tensor *outputs, void *workspace, void *stream);
 
 The first says how many bytes of the device's memory the second needs, aligned to 256, and may be
-left out. Outputs are dense. Inputs that are not dense and aligned, which an engine's are, are copied
-into the workspace first.
+left out. Outputs are dense. Inputs that are not dense or not aligned, unlike TensorRT's, are copied
+into the workspace first. What the code of kernels shares is in `bindings/cuda`.
 """
 
 from __future__ import annotations

@@ -211,6 +211,8 @@ inline int __dp4a(int a, int b, int c) {
     return c;
 }
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+
 template <class To, class From>
 To bits_as(From from) {
     static_assert(sizeof(To) == sizeof(From), "the same bits");
