@@ -126,7 +126,7 @@ class OpenVinoSession:
         for name, array in (*inputs.items(), *outputs.items()):
             request.set_tensor(name, tensor(array, shared_memory=True))
 
-        def call() -> None:
+        def call(_arrays: object = (inputs, outputs)) -> None:  # the tensors do not own them
             try:
                 request.infer(share_outputs=True)
             except RuntimeError as error:

@@ -39,7 +39,7 @@ class Bound:
     tokens: memoryview
     positions: memoryview
     last: memoryview
-    bias: NDArray[np.float32]
+    bias: Array
     logits: NDArray[np.float32]
 
 
@@ -148,7 +148,9 @@ class InPlaceSession:
         call = bind(self._session, inputs, outputs)
         bound = Bound(
             call,
-            *(flat_view(lead[name]) for name in ("tokens", "positions", "last")),
+            tokens=flat_view(lead["tokens"]),
+            positions=flat_view(lead["positions"]),
+            last=flat_view(lead["last"]),
             bias=lead["bias"],
             logits=self._logits[:rows],
         )

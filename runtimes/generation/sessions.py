@@ -86,7 +86,7 @@ def flat_view(array: Array) -> memoryview:
     """Its numbers in a row. Writing some of them takes a fraction of what numpy takes for it, most
     of all where an engine has left nothing of us in the caches.
     """
-    return memoryview(array.reshape(-1))
+    return array.reshape(-1).data
 
 
 def fill(view: memoryview, numbers: Iterable[int]) -> None:
@@ -106,13 +106,13 @@ class Bound:
 
     call: Callable[[], object]
     positions: memoryview
-    past_mask: NDArray[np.bool_]
-    new_mask: NDArray[np.bool_]
+    past_mask: Array
+    new_mask: Array
     logits: NDArray[np.float32]
     keys: NDArray[np.float32]
     values: NDArray[np.float32]
     tokens: memoryview | None
-    fed: NDArray[np.float32] | None
+    fed: Array | None
     """Features that go in, [1, W, F]."""
     features: NDArray[np.float32] | None
     """Features that come out, [W, F]."""
@@ -257,7 +257,7 @@ class StepSession:
             bound.fed[0, : len(features)] = features
         self._show(bound)
         if parents is None:
-            start, last = self.length, self.capacity - 1  # behind it lies only what fills a chunk up
+            start, last = self.length, self.capacity - 1  # behind it is only what fills a chunk up
             fill(bound.positions, [min(start + step, last) for step in range(width)])
             if not bound.chain:
                 bound.new_mask[:] = np.tri(width, dtype=bool)

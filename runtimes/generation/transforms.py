@@ -85,7 +85,7 @@ class Transforms:
         return state
 
     def advance(self, state: State, token: int) -> State:
-        """The state one token on; `state` stays usable. It is the same where nothing asks for it."""
+        """The state one token on, or `state` where nobody asks for it; `state` stays usable."""
         if self._idle:
             return state
         after = state.constraint

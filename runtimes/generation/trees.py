@@ -102,7 +102,7 @@ def legal(tree: DraftTree, transforms: Transforms, state: State) -> DraftTree:
 def checked(tree: DraftTree, budget: int, vocabulary: int, drafter: object) -> DraftTree:
     """`tree`, or GenerationError where a drafter broke its promise."""
     tokens, parents = tree.tokens, tree.parents
-    known = not tokens or (0 <= min(tokens) and max(tokens) < vocabulary)
+    known = not tokens or (min(tokens) >= 0 and max(tokens) < vocabulary)
     if len(tokens) <= budget and known and len(parents) == len(tokens) and is_tree(parents):
         return tree
     raise GenerationError(

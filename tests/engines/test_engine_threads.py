@@ -15,6 +15,7 @@ from engines import row
 from torch import Tensor, nn
 
 import sdk
+from sdk.runtimes.binding import bind
 
 ENGINES = ("onnxruntime", "openvino", "torch")
 THREADS, CALLS = 8, 50
@@ -124,6 +125,17 @@ def test_buffers_are_filled(artifact: tuple[nn.Module, Path], model: sdk.Model) 
     model.predict(x, outputs={"logits": wide[:, ::2]})
     np.testing.assert_allclose(wide[:, ::2], want["logits"], rtol=1e-3, atol=1e-5)
     assert np.isnan(wide[:, 1::2]).all()
+
+
+def test_a_bound_call_keeps_its_arrays(model: sdk.Model) -> None:
+    x = inputs(3)
+    outputs = {"logits": np.empty((len(x), 5), np.float32),
+               "features": np.empty((len(x), 8), np.float32)}  # fmt: skip
+    call = bind(model.session, {"x": x.copy()}, outputs)
+    others = [np.zeros_like(x) for _ in range(100)]  # they would lie where it was
+    call()
+    assert not np.any(others)
+    np.testing.assert_array_equal(outputs["logits"], model.predict(x)["logits"])
 
 
 @pytest.mark.parametrize(

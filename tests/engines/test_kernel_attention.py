@@ -108,9 +108,15 @@ def test_the_engine_generates_the_same_by_the_kernel(engine: str, tmp_path: Path
 
 
 def _check_operators(file: Path) -> None:
-    """One node attends in each layer, nothing is turned outside, and norms are one node each."""
+    """One node attends in each layer, nothing is turned outside, and norms are one node each.
+
+    In front of attention there is one product, with one view of it and one behind attention.
+    """
     kinds = Counter(node.op_type for node in onnx.load(file).graph.node)
-    assert kinds["tree_attention"] == GROUPED["num_hidden_layers"]
-    assert kinds["SkipSimplifiedLayerNormalization"] == 2 * GROUPED["num_hidden_layers"]
+    layers = GROUPED["num_hidden_layers"]
+    assert kinds["tree_attention"] == kinds["Split"] == layers
+    assert kinds["SkipSimplifiedLayerNormalization"] == 2 * layers
+    assert kinds["MatMul"] == 5 * layers + 1
+    assert kinds["Reshape"] == 2 * layers + len(("keys", "values"))
     assert not kinds["Softmax"]
     assert not kinds["Slice"]
