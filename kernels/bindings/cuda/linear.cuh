@@ -13,20 +13,6 @@ namespace {
 constexpr int TILE = 16, PART = 4;  // columns of a tile, and of a thread
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 
-// Quotients by a number that the compiler does not know: a product, where that is exact for all up to `most`.
-struct Divisor {
-    unsigned by, magic;
-
-    Divisor() = default;
-    Divisor(int64_t by_, int64_t most) : by(static_cast<unsigned>(by_)), magic(0) {
-        if (by_ > 1 && most < (int64_t{1} << 32) / by_) magic = static_cast<unsigned>(((int64_t{1} << 32) + by_ - 1) / by_);
-    }
-    __device__ int of(int value) const {
-        const unsigned x = static_cast<unsigned>(value);
-        return static_cast<int>(magic != 0 ? __umulhi(x, magic) : x / by);
-    }
-};
-
 struct Linear {
     const int8_t *q;     // activations [rows, depth]
     const float *steps;  // [rows, blocks]

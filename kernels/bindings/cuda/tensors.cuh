@@ -90,6 +90,20 @@ inline const char *last_failure() {
 
 __device__ inline uint4 load_vector(const void *from) { return *static_cast<const uint4 *>(from); }
 
+// Quotients by a number that the compiler does not know: a product, where that is exact for all up to `most`.
+struct Divisor {
+    unsigned by, magic;
+
+    Divisor() = default;
+    Divisor(int64_t by_, int64_t most) : by(static_cast<unsigned>(by_)), magic(0) {
+        if (by_ > 1 && most < (int64_t{1} << 32) / by_) magic = static_cast<unsigned>(((int64_t{1} << 32) + by_ - 1) / by_);
+    }
+    __device__ int of(int value) const {
+        const unsigned x = static_cast<unsigned>(value);
+        return static_cast<int>(magic != 0 ? __umulhi(x, magic) : x / by);
+    }
+};
+
 // Over the threads of a warp: all get the result, and in an order that is always the same.
 template <class T>
 __device__ T warp_sum(T x) {
