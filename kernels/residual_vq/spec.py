@@ -20,7 +20,7 @@ def _cases(rng: np.random.Generator) -> Iterator[Case]:
     for shape, books, codes in [
         ((0, 3), 2, 4), ((1,), 1, 1), ((3, 5), 0, 4), ((3, 0), 2, 3), ((7,), 3, 9),
         ((5, 17), 2, 33), ((2, 9, 64), 4, 70), ((1, 31), 3, 100), ((29, 96), 3, 50),
-        ((300, 8), 2, 37), ((13, 130), 2, 64),
+        ((300, 8), 2, 37), ((13, 130), 2, 64), ((9, 12), 3, 300),
     ]:  # fmt: skip
         x, codebooks = example(rng, shape, books, codes)
         yield Case(f"{'x'.join(map(str, shape))}, {books} of {codes}", (x, codebooks))
