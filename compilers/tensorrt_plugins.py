@@ -114,7 +114,7 @@ def call_cuda(
     """
     inputs = (CTensor * len(tensors))(*map(_described, tensors))
     results = (CTensor * len(outputs))(*map(_described, outputs))
-    size = _workspace_size(spec, code, inputs)
+    size = _workspace_size(spec, code, inputs, values)
     with _Workspace(size, stream) as workspace:
         function = getattr(code, f"{spec.short}_cuda")
         function.restype = ctypes.c_char_p
@@ -126,12 +126,12 @@ def call_cuda(
         raise EngineError(f"The kernel {spec.name} refuses.", got=message.decode())
 
 
-def _workspace_size(spec: KernelSpec, code: ctypes.CDLL, inputs: Any) -> int:
+def _workspace_size(spec: KernelSpec, code: ctypes.CDLL, inputs: Any, values: Any) -> int:
     asked = getattr(code, f"{spec.short}_cuda_workspace", None)
     if asked is None:
         return 0
     asked.restype = ctypes.c_size_t
-    return int(asked(inputs))
+    return int(asked(inputs, values))
 
 
 class _Workspace:
