@@ -2,8 +2,9 @@
 
 A layer stays ONNX Runtime's `MatMulNBits` unless the kernel took less time for it on this machine,
 in this process, for eight rows, and no more for one. The numbers are the same, in the kernel's
-order; where one scale is that of a whole column, what fills its block up goes. A weight that an embedding reads too is there once: nodes on constants, which ONNX Runtime computes
-when it loads, bring it into ONNX Runtime's order.
+order; where one scale is that of a whole column, what fills its block up goes. A weight that an
+embedding reads too is there once: nodes on constants, which ONNX Runtime computes when it loads,
+bring it into ONNX Runtime's order.
 """
 
 from __future__ import annotations

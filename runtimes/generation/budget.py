@@ -142,6 +142,8 @@ PROBE = 2
 """Nodes of the drafts that try again after a rest."""
 PROBES = 2
 """How many of them there are."""
+TRIES = 0.02
+"""Share of plain decoding that tries may take which bring nothing."""
 CHEAP = 0.15
 """Share of a plain step under which making drafts does not decide on their size."""
 
@@ -151,14 +153,16 @@ class Adaptive:
 
     It learns how likely a draft is accepted to each depth, and what drafting costs. Where no size
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
-    that does not pay either: text that cannot be guessed costs next to nothing.
+    that does not pay either: text that cannot be guessed costs next to nothing. A drafter whose
+    tries are expensive, as they are of a model that reads the whole prompt for them, rests longer:
+    until they are a fiftieth of the time, but at most `longest_cooldown` rounds.
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
     such drafts costs little, their size follows what was read of them.
     """
 
     def __init__(
-        self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 256
+        self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 512
     ) -> None:
         self._cost, self._most = cost, most
         self._first_rest, self._longest_rest = cooldown, longest_cooldown
@@ -168,6 +172,7 @@ class Adaptive:
         self._nodes_per_level = 1.0
         self._trimmer = Trimmer([cost(width) for width in range(1, 2 * most + 2)])
         self._cheap, self._first = False, True
+        self._tries_ms = 0.0
         self.predicted_speedup: float | None = None
 
     def begin(self) -> None:
@@ -188,9 +193,14 @@ class Adaptive:
         if self.predicted_speedup > 1:
             self._rest = self._first_rest
             return size
-        self._resting = self._rest
+        self._resting = min(max(self._rest, self._rounds_for_tries()), self._longest_rest)
         self._rest = min(2 * self._rest, self._longest_rest)
+        self._tries_ms = 0.0
         return 0
+
+    def _rounds_for_tries(self) -> int:
+        """How long plain decoding takes beside which the last tries are little."""
+        return round(self._tries_ms / (TRIES * self._step_ms)) if self._step_ms else 0
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that bring more than they cost; of a tree that was drawn by chance, all."""
@@ -210,6 +220,7 @@ class Adaptive:
         if not tree:
             self._plain_ms = _typical(self._plain_ms, outcome.other_ms)
             return
+        self._tries_ms += outcome.draft_ms
         if not self._first:
             spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
             self._node_ms = _typical(self._node_ms, spent / len(tree))

@@ -47,12 +47,14 @@ class Calibration:
         """Compare the tree with the tokens that came behind its root; how many it had right."""
         if not tree:
             return 0
-        kinds, place = self._kinds(tree), ROOT
+        kinds, tokens, place = self._kinds(tree), tree.tokens, ROOT
         for depth, token in enumerate(committed):
-            below = tree.children(place)
-            right = next((node for node in below if tree.tokens[node] == token), None)
-            for node in below:
-                self._count(kinds[node], hit=node == right)
+            right = None
+            for node in tree.children(place):
+                hit = tokens[node] == token
+                self._count(kinds[node], hit=hit)
+                if hit:
+                    right = node
             if right is None:
                 return depth
             place = right

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from sdk.runtimes.generation.contracts import ROOT, DraftTree, LogitRows, Row
-from sdk.runtimes.generation.transforms import State, Transforms
+from sdk.runtimes.generation.transforms import State, Transforms, check_finite
 
 
 class NodeRows:
@@ -17,7 +17,7 @@ class NodeRows:
     known: such a row is a single 1 on an arbitrary token, which nobody is shown.
     """
 
-    __slots__ = ("_ends", "_fed", "_logits", "_rows", "_states", "_transforms", "_tree")
+    __slots__ = ("_best", "_ends", "_fed", "_logits", "_rows", "_states", "_transforms", "_tree")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class NodeRows:
         self._tree, self._logits, self._transforms, self._ends = tree, logits, transforms, ends
         self._states: dict[int, State | None] = {ROOT: state}
         self._rows: dict[int, Row] = {}
+        self._best: list[int] | None = None
 
     def state(self, node: int) -> State | None:
         """The state after `node`, from its parent's; None behind the end."""
@@ -59,7 +60,15 @@ class NodeRows:
     def best(self, node: int) -> int:
         """The most probable token after `node`."""
         state = self.state(node) if node < self._fed else None
-        return 0 if state is None else self._transforms.best(state, self._logits[node + 1])
+        if state is None:
+            return 0
+        if self._best is None:
+            self._best = self._transforms.best_of_all(self._logits) or []
+        if self._best:
+            token = self._best[node + 1]
+            check_finite(self._logits[node + 1].item(token))
+            return token
+        return self._transforms.best(state, self._logits[node + 1])
 
     def likely(self, node: int) -> Row:
         """The distribution after `node` before temperature and truncation."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sdk.errors import GenerationError, InputError
 from sdk.runtimes.generation.config import GenerationConfig
-from sdk.runtimes.generation.contracts import Constraint, Logits, Row
+from sdk.runtimes.generation.contracts import Constraint, LogitRows, Logits, Row
 from sdk.runtimes.generation.history import History
 from sdk.runtimes.generation.sampling import native
 
@@ -100,7 +100,7 @@ class Transforms:
             row[self.best(state, logits)] = 1.0
             return row
         if self._idle:
-            _check_finite(float(logits.max()))
+            check_finite(float(logits.max()))
             return truncated(logits, self._config)
         return truncated(self._scores(state, logits), self._config)
 
@@ -109,15 +109,22 @@ class Transforms:
         if not self._idle:
             return int(self._scores(state, logits).argmax())
         token = int(logits.argmax())  # of a NaN, where there is one
-        _check_finite(logits.item(token))
+        check_finite(logits.item(token))
         return token
+
+    def best_of_all(self, logits: LogitRows) -> list[int] | None:
+        """`best` of each row at once, not yet checked; None where it depends on the state."""
+        if not self._idle or not isinstance(logits, np.ndarray):
+            return None
+        tokens: list[int] = logits.argmax(-1).tolist()
+        return tokens
 
     def likely(self, state: State, logits: Logits) -> Row:
         """The distribution before temperature and truncation: a draft's ranking of its guesses."""
         return softmax(self._scores(state, logits))
 
     def _scores(self, state: State, logits: Logits) -> Scores:
-        _check_finite(float(logits.max()))
+        check_finite(float(logits.max()))
         scores = logits.astype(np.float64)
         for penalty in self._penalties:
             scores = penalty(scores, state.history)
@@ -135,7 +142,8 @@ class Transforms:
         return scores
 
 
-def _check_finite(largest: float) -> None:
+def check_finite(largest: float) -> None:
+    """GenerationError where the largest logit of a row is none."""
     if not math.isfinite(largest):
         raise GenerationError(
             "The model's logits are not numbers.",

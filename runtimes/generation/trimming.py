@@ -44,7 +44,7 @@ class Trimmer:
             return tree
         self.proposed = tree
         chances = self._claims.chances(tree)
-        best = sorted(range(len(tree)), key=lambda node: (-chances[node], node))
+        best = sorted(range(len(tree)), key=chances.__getitem__, reverse=True)  # a parent first
         count, brought, self.speedup = 0, 1.0, 1.0
         kept = brought
         for size, node in enumerate(best[: len(self._costs) - 1], start=1):

@@ -166,6 +166,18 @@ def test_adaptive_rests_longer_each_time() -> None:
     assert policy.predicted_speedup < 1.02
 
 
+def test_expensive_tries_are_rare() -> None:
+    """Each takes as long as five steps; what they take stays a small share from the start."""
+    policy, spent = Adaptive(INT8), []
+    for _ in range(600):
+        size = policy.next()
+        spent.append(5.0 if size else 0.0)
+        policy.observe(outcome(size, 0, draft_ms=spent[-1]))
+    assert sum(spent) > 0
+    assert sum(spent) < 0.04 * len(spent)
+    assert sum(spent[300:]) < 0.04 * 300
+
+
 def test_the_loop_reports_what_the_budget_thought() -> None:
     model = markov(8, 1, sharpness=3)
 
