@@ -3,7 +3,7 @@
 It has two plain C functions, on pointers to the device's memory and the caller's stream. There is
 one of `inputs` for each tensor of the specification; those that are left out have the dtype NONE:
 
-    size_t <name>_cuda_workspace(const edge_tensor *inputs);
+    size_t <name>_cuda_workspace(const edge_tensor *inputs, const edge_value *attributes);
     const char *<name>_cuda(const edge_tensor *inputs, int32_t count, const edge_value *attributes,
                             edge_tensor *outputs, void *workspace, void *stream);
 

@@ -223,7 +223,7 @@ const char *start(const edge_tensor *in, const edge_value *attributes, edge_tens
 
 extern "C" {
 
-size_t group_norm_silu_cuda_workspace(const edge_tensor *in) {
+size_t group_norm_silu_cuda_workspace(const edge_tensor *in, const edge_value *) {
     edge::Room room;
     if (edge::check_types(in) != nullptr) return 0;
     if (in[edge::INPUT].dtype == EDGE_FLOAT32)

@@ -163,7 +163,7 @@ Plan plan(const edge_tensor *in, Room &room) {
 
 extern "C" {
 
-size_t linear_nbits_cuda_workspace(const edge_tensor *in) {
+size_t linear_nbits_cuda_workspace(const edge_tensor *in, const edge_value *) {
     edge::Room room;
     if (edge::check_types(in) == nullptr) edge::plan(in, room);
     return room.used();

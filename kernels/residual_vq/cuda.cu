@@ -157,7 +157,7 @@ Call plan(const edge_tensor *in, Room &room) {
 
 extern "C" {
 
-size_t residual_vq_cuda_workspace(const edge_tensor *in) {
+size_t residual_vq_cuda_workspace(const edge_tensor *in, const edge_value *) {
     edge::Room room;
     if (edge::check(in) == nullptr) edge::plan(in, room);
     return room.used();

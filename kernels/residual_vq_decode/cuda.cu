@@ -40,7 +40,7 @@ Call plan(const edge_tensor *in, Room &room) { return {room.dense<int64_t>(in[CO
 
 extern "C" {
 
-size_t residual_vq_decode_cuda_workspace(const edge_tensor *in) {
+size_t residual_vq_decode_cuda_workspace(const edge_tensor *in, const edge_value *) {
     edge::Room room;
     if (edge::check(in) == nullptr) edge::plan(in, room);
     return room.used();

@@ -287,7 +287,7 @@ const char *launch(const edge_tensor *in, const edge_value *attributes, edge_ten
 
 extern "C" {
 
-size_t tree_attention_cuda_workspace(const edge_tensor *in) {
+size_t tree_attention_cuda_workspace(const edge_tensor *in, const edge_value *) {
     edge::Room room;
     switch (in[PAST_KEY].dtype) {
         case EDGE_FLOAT32: call_of<float>(in, room); break;

@@ -63,13 +63,14 @@ def run_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case) -> list[torch.Tens
     results = (CTensor * len(outputs))(*map(_described, outputs))
     size = getattr(code, f"{spec.short}_cuda_workspace")
     size.restype = ctypes.c_size_t
-    wanted = size(inputs)
+    values = _values(spec, case)
+    wanted = size(inputs, values)
     room = torch.full((wanted + 2 * GUARD + 256,), SENTINEL, dtype=torch.uint8)
     start = GUARD + -(room.data_ptr() + GUARD) % 256
     function = getattr(code, f"{spec.short}_cuda")
     function.restype = ctypes.c_char_p
     message = function(
-        inputs, len(inputs), _values(spec, case), results,
+        inputs, len(inputs), values, results,
         ctypes.c_void_p(room.data_ptr() + start), ctypes.c_void_p(None),
     )  # fmt: skip
     if message is not None:

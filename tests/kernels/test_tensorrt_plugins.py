@@ -129,7 +129,7 @@ class Code:
             self.seen.append(given)
             return answer
 
-        def workspace(_: object) -> int:
+        def workspace(*_: object) -> int:
             return 64
 
         self.pairs_cuda, self.pairs_cuda_workspace = run, workspace

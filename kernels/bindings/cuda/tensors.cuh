@@ -26,7 +26,7 @@ inline int64_t size_of(int32_t dtype) {
     return SIZES[dtype];
 }
 
-inline int64_t ceil_of(int64_t count, int64_t by) { return (count + by - 1) / by; }
+__host__ __device__ inline int64_t ceil_of(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
 inline bool is_usable(const edge_tensor &tensor) {
     return is_dense(tensor) && reinterpret_cast<uintptr_t>(tensor.data) % VECTOR == 0;
