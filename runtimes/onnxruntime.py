@@ -96,6 +96,7 @@ class OnnxRuntimeSession:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
         self._plugin = plugin
+        self.skips_unused_rows = plugin is not None and plugin.skips_unused_rows
         self._output_names = [spec.name for spec in signature.outputs]
         self._session = self._create()
         self._run = self._session.run

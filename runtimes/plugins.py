@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdk.errors import KernelMissingError
@@ -12,6 +12,8 @@ from sdk.kernels.needs import IN_ENGINE, check_kernels
 from sdk.kernels.openvino import extension
 from sdk.manifest import KernelUse
 
+ATTENTION = "edge::tree_attention"
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -19,6 +21,13 @@ class Plugin:
 
     library: Library
     file: Path
+    used: frozenset[str] = frozenset()
+    """Names of the kernels that the engine file has."""
+
+    @property
+    def skips_unused_rows(self) -> bool:
+        """Whether attention reads only the rows of a past that are in use, of however many."""
+        return ATTENTION in self.used
 
     def has(self, kind: str) -> bool:
         """Whether operators of `kind` are the library's."""
@@ -44,7 +53,9 @@ def plugin_of(engine: str, kernels: Sequence[KernelUse]) -> Plugin | None:
             expected=" or ".join(PLUGINS),
             got=", ".join(kernel.name for kernel in kernels),
         )
-    return PLUGINS[engine]()
+    plugin = PLUGINS[engine]()
+    used = frozenset(kernel.name for kernel in kernels)
+    return None if plugin is None else replace(plugin, used=used)
 
 
 def _onnxruntime() -> Plugin | None:

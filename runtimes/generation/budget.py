@@ -144,7 +144,7 @@ PROBES = 2
 """How many of them there are."""
 TRIES = 0.02
 """Share of plain decoding that tries may take which bring nothing."""
-CHEAP = 0.15
+CHEAP = 0.4
 """Share of a plain step under which making drafts does not decide on their size."""
 
 

@@ -139,7 +139,9 @@ class StepSession:
         shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
         self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
         self._features = np.zeros((sizes.capacity if sizes.given else 0, sizes.given), np.float32)
-        if sizes.width is not None:
+        self._whole = sizes.width is not None or getattr(session, "skips_unused_rows", False)
+        """Whether passes get all rows of the cache, whatever is in use."""
+        if self._whole:
             for past in (self._keys, self._values):
                 past.resize(sizes.capacity, 0)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
@@ -248,7 +250,7 @@ class StepSession:
             tokens, parents = self._filled(tokens, parents)
             rows = self._sizes.width
         width = len(tokens)
-        if self._keys.size >= 2 * bucket(self.length, self.capacity):
+        if not self._whole and self._keys.size >= 2 * bucket(self.length, self.capacity):
             self._fit(self.length, shrink=True)
         bound = self._bound.get((width, rows)) or self._bind(width, rows)
         if bound.tokens is not None:
@@ -293,7 +295,7 @@ class StepSession:
 
     def _fit(self, length: int, *, shrink: bool = False) -> None:
         """Give the cache the size for `length` rows; what was bound to another one is dropped."""
-        size = bucket(length, self.capacity) if self._sizes.width is None else self.capacity
+        size = self.capacity if self._whole else bucket(length, self.capacity)
         if size > self._keys.size or (shrink and size < self._keys.size):
             for past in (self._keys, self._values):
                 past.resize(size, self.length)
