@@ -4,7 +4,6 @@
 #include <cfloat>
 
 #include "cuda/tensors.cuh"
-#include "tree_attention.h"
 
 namespace {
 
