@@ -201,7 +201,8 @@ inline const char *cudaGetErrorString(cudaError_t error) { return error; }
     ::cuda_in_c::shuffle(mask, value, ::cuda_in_c::number() % ::cuda_in_c::WARP ^ (step), __LINE__)
 
 // Only of shared memory here, where threads take turns.
-inline int atomicAdd(int *to, int value) {
+template <class T>
+T atomicAdd(T *to, T value) {
     *to += value;
     return *to - value;
 }
