@@ -76,6 +76,6 @@ void edge_sample_residual(const double *p, const double *q, int64_t n, double *l
 }
 
 const edge_kernel edge_kernel_sample_verify = {
-    "sample_verify", 1, 3, 4, 2, ATTRIBUTES, shape, edge::guarded<run>, "fldd>ll dldd>ll",
+    "sample_verify", 1, 3, 4, 2, ATTRIBUTES, shape, edge::guarded<run>, "fldd>ll dldd>ll flff>ll",
 };
 }

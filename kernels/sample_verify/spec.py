@@ -54,6 +54,7 @@ def _odd_cases(rng: np.random.Generator) -> Iterator[Case]:
     zeros = torch.zeros_like(uniforms)
     yield Case("uniforms of 0", (banned, tokens, zeros, proposals))
     yield Case("uniforms near 1", (banned, tokens, zeros + (1 - 2.0**-53), proposals))
+    yield Case("float32", (logits, tokens, uniforms.float(), proposals.float()), {"top_p": 0.9})
 
 
 def _chain(
@@ -84,7 +85,8 @@ def sample_verify(
     logits: float32 or float64 [R, V], after the last committed token and after each drafted one
     tokens: int64 [R - 1], the draft
     uniforms: float64 [R, 2] in [0, 1): for the draw, and for the test, at each position
-    proposals: float64 [R - 1, V], what each drafted token was drawn from
+    proposals: float64 [R - 1, V], what each drafted token was drawn from; both may be float32, for
+        engines that have no float64
     temperature, top_k, top_p, min_p: as in Hugging Face, in this order; 0, 1 and 0 leave all in
 
     Returns int64 [R], the accepted tokens, the one that ends the round, and -1 behind it; and

@@ -46,12 +46,6 @@ void tree_attention_portable(const tree_attention_call *call, const tree_attenti
 void tree_attention_avx2(const tree_attention_call *call, const tree_attention_part *part);
 void tree_attention_avx512(const tree_attention_call *call, const tree_attention_part *part);
 
-// On a GPU: all tensors dense and on the device, `workspace` of as many bytes as the first function says. Returns NULL
-// or what is wrong; a length outside of the cache counts as the nearest one inside.
-size_t tree_attention_cuda_workspace(const edge_tensor *inputs);
-const char *tree_attention_cuda(const edge_tensor *inputs, int32_t input_count, const edge_value *attributes,
-                                edge_tensor *outputs, void *workspace, void *stream);
-
 #ifdef __cplusplus
 }
 #endif
