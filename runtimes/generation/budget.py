@@ -144,7 +144,7 @@ PROBES = 2
 """How many of them there are."""
 TRIES = 0.02
 """Share of plain decoding that tries may take which bring nothing."""
-CHEAP = 0.4
+CHEAP = 0.3
 """Share of a plain step under which making drafts does not decide on their size."""
 
 
@@ -170,7 +170,8 @@ class Adaptive:
         self._tried, self._taken = [0.0] * most, [0.0] * most
         self._step_ms = self._plain_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
-        self._trimmer = Trimmer([cost(width) for width in range(1, 2 * most + 2)])
+        self._costs = [cost(width) for width in range(1, 2 * most + 2)]
+        self._trimmer = Trimmer(self._costs)
         self._cheap, self._first = False, True
         self._tries_ms = 0.0
         self.predicted_speedup: float | None = None
@@ -242,7 +243,7 @@ class Adaptive:
             depth = size / self._nodes_per_level
             level = min(int(depth), self._most - 1)
             brought = tokens[level] + (depth - level) * (tokens[level + 1] - tokens[level])
-            speedup = brought / (self._cost(size + 1) + size * draft_cost)
+            speedup = brought / (self._costs[size] + size * draft_cost)
             if speedup > most:
                 best, most = size, speedup
         return best, most

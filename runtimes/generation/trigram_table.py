@@ -86,9 +86,18 @@ class TrigramTable:
 
     def learn(self, context: Sequence[int]) -> None:
         """Raise the trigrams at the end of `context`."""
-        recent = context[-WINDOW:]
+        recent, learned = context[-WINDOW:], self._learned
         for first, second, third in zip(recent, recent[1:], recent[2:], strict=False):
-            self._raise(first * self.vocabulary + second, third)
+            key = first * self.vocabulary + second
+            row = learned.get(key)
+            if row is None:
+                row = self._remember(key)
+            else:
+                learned.move_to_end(key)
+            score = row.get(third, 0.0) + STEP
+            row[third] = score if score < MOST else MOST
+            if len(row) > 2 * TOP:
+                del row[min(row, key=row.__getitem__)]
 
     def save(self, path: str | Path) -> None:
         """Write corpus part and what was learned as one .npz file."""
@@ -133,17 +142,12 @@ class TrigramTable:
         row = slice(int(self._starts[place]), int(self._starts[place + 1]))
         return dict(zip(self._tokens[row].tolist(), self._scores[row].tolist(), strict=True))
 
-    def _raise(self, key: int, token: int) -> None:
-        row = self._learned.get(key)
-        if row is None:
-            row = self._learned[key] = self._from_corpus(key)
-            if len(self._learned) > self._max_learned:
-                self._learned.popitem(last=False)
-        else:
-            self._learned.move_to_end(key)
-        row[token] = min(row.get(token, 0.0) + STEP, MOST)
-        if len(row) > 2 * TOP:
-            del row[min(row, key=row.__getitem__)]
+    def _remember(self, key: int) -> dict[int, float]:
+        """A new row, in place of the one that was seen longest ago if there are too many."""
+        row = self._learned[key] = self._from_corpus(key)
+        if len(self._learned) > self._max_learned:
+            self._learned.popitem(last=False)
+        return row
 
     def _rows(self) -> tuple[Ids, Ids, Scores]:
         """(key, token, score) of all successors, learned ones in place of the corpus' own."""

@@ -9,6 +9,8 @@ from sdk.runtimes.generation.calibration import Calibration
 from sdk.runtimes.generation.contracts import DETERMINISTIC, NOTHING, DraftTree
 from sdk.runtimes.generation.trees import restricted
 
+MARGIN = 1.03
+"""By what factor more nodes must promise more: promises and costs are off by some per cent."""
 RECENT = 0.1
 """Weight of a round in what drafts have brought."""
 
@@ -49,7 +51,7 @@ class Trimmer:
         kept = brought
         for size, node in enumerate(best[: len(self._costs) - 1], start=1):
             brought += chances[node]
-            if brought / self._costs[size] > self.speedup:
+            if brought / self._costs[size] > MARGIN * self.speedup:
                 count, kept, self.speedup = size, brought, brought / self._costs[size]
         self._used += RECENT * (count - self._used)
         self._brought += RECENT * (kept - self._brought)

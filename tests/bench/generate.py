@@ -63,7 +63,7 @@ class Driver:
 DRIVEN = (
     Driver("ours/onnxruntime", "drive_ours.py", engine="onnxruntime"),
     Driver("ours/openvino", "drive_ours.py", engine="openvino"),
-    Driver("ours/kernels", "drive_ours.py", engine="kernels", precisions=("int8", "int4")),
+    Driver("ours/kernels", "drive_ours.py", engine="kernels"),
     Driver("onnxruntime-genai", "drive_onnxruntime.py", "onnxruntime_genai"),
     Driver("openvino-genai", "drive_openvino.py", "openvino_genai"),
     Driver("transformers", "drive_transformers.py", precisions=("fp32",)),
