@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import DecoderSession, DraftTree, Outcome
-from sdk.runtimes.generation.trimming import Trimmer
+from sdk.runtimes.generation.trimming import MARGIN, Trimmer
 
 Cost = Callable[[int], float]
 """r(k): time of a forward pass over k tokens, in passes over one."""
@@ -155,7 +155,8 @@ class Adaptive:
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
     that does not pay either: text that cannot be guessed costs next to nothing. A drafter whose
     tries are expensive, as they are of a model that reads the whole prompt for them, rests longer:
-    until they are a fiftieth of the time, but at most `longest_cooldown` rounds.
+    until they are a fiftieth of the time, but at most `longest_cooldown` rounds. Where reading the
+    prompt takes long, a request has to be long enough for it, as others were.
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
     such drafts costs little, their size follows what was read of them.
@@ -173,12 +174,15 @@ class Adaptive:
         self._costs = [cost(width) for width in range(1, 2 * most + 2)]
         self._trimmer = Trimmer(self._costs)
         self._cheap, self._first = False, True
-        self._tries_ms = 0.0
+        self._tries_ms = self._opening_ms = self._usual_rounds = 0.0
+        self._rounds = 0
         self.predicted_speedup: float | None = None
 
     def begin(self) -> None:
         """The first draft of a request reads the prompt: what it takes is not what drafts cost."""
-        self._first = True
+        if self._rounds:
+            self._usual_rounds = _mean(self._usual_rounds, self._rounds)
+        self._rounds, self._first = 0, True
 
     def next(self) -> int:
         """0 while it rests."""
@@ -191,13 +195,19 @@ class Adaptive:
             self._resting = self._first_rest
             return 0
         size, self.predicted_speedup = self._best()
-        if self.predicted_speedup > 1:
+        if self.predicted_speedup > MARGIN + self._opening():
             self._rest = self._first_rest
             return size
         self._resting = min(max(self._rest, self._rounds_for_tries()), self._longest_rest)
         self._rest = min(2 * self._rest, self._longest_rest)
         self._tries_ms = 0.0
         return 0
+
+    def _opening(self) -> float:
+        """What a first draft takes beside others, in plain steps a round of a usual request."""
+        if not (self._first and self._step_ms and self._usual_rounds):
+            return 0.0
+        return self._opening_ms / self._step_ms / self._usual_rounds
 
     def _rounds_for_tries(self) -> int:
         """How long plain decoding takes beside which the last tries are little."""
@@ -213,6 +223,7 @@ class Adaptive:
     def observe(self, outcome: Outcome) -> None:
         """Depths and times of a round."""
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
+        self._rounds += 1
         self._step_ms = _typical(self._step_ms, outcome.verify_ms / self._cost(len(tree) + 1))
         if self._trimmer.proposed:
             tree = self._trimmer.proposed
@@ -222,7 +233,10 @@ class Adaptive:
             self._plain_ms = _typical(self._plain_ms, outcome.other_ms)
             return
         self._tries_ms += outcome.draft_ms
-        if not self._first:
+        if self._first:
+            more = max(0.0, outcome.draft_ms - self._node_ms * len(tree))
+            self._opening_ms = _typical(self._opening_ms, more)
+        else:
             spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
             self._node_ms = _typical(self._node_ms, spent / len(tree))
             self._draft_ms = _typical(self._draft_ms, spent)

@@ -178,6 +178,21 @@ def test_expensive_tries_are_rare() -> None:
     assert sum(spent[300:]) < 0.04 * 300
 
 
+@pytest.mark.parametrize(("rounds", "drafts"), [(10, False), (200, True)])
+def test_a_prompt_is_read_for_requests_that_are_long_enough(rounds: int, drafts: bool) -> None:
+    """Reading it takes 20 steps; drafts of which one token holds save less than half of each."""
+    policy = Adaptive(INT8)
+    for _ in range(20):
+        policy.begin()
+        made = 0
+        for _ in range(rounds):
+            size = policy.next()
+            policy.observe(outcome(size, min(size, 1), draft_ms=0 if made or not size else 20.0))
+            made += size > 0
+    assert (made > 0.9 * rounds) == drafts
+    assert (made <= 2) != drafts
+
+
 def test_the_loop_reports_what_the_budget_thought() -> None:
     model = markov(8, 1, sharpness=3)
 
