@@ -95,6 +95,7 @@ class OpenVinoSession:
         self.signature = signature
         self._file, self._target, self._threads = file, target, threads
         self._plugin = plugin
+        self.prepares_for_shapes = target.device == "cpu"
         self.skips_unused_rows = plugin is not None and plugin.skips_unused_rows
         self._kernel_of: dict[str, str] = {}
         self._compiled = self._compile()

@@ -114,13 +114,19 @@ class CostTable:
     def measure(
         cls, session: DecoderSession, *, widths: Sequence[int] = (1, 2, 3, 5, 9, 17), runs: int = 7
     ) -> CostTable:
-        """By the clock, in turn, on a session with a few committed tokens; it stays as it is."""
+        """By the clock, in turn, on a session with a few committed tokens; it stays as it is.
+
+        Where an engine prepares anew for each change of a shape, passes are timed behind others of
+        their width, as the session arranges it in use.
+        """
         room = min(session.capacity - session.length, getattr(session, "widest", session.capacity))
+        settle = getattr(session, "settle", lambda _width: None)
         fitting = [width for width in widths if width <= room]
         wall: dict[int, float] = dict.fromkeys(fitting, math.inf)
         spent = dict(wall)
         for _ in range(runs):
             for width in fitting:
+                settle(width)
                 start = time.perf_counter(), time.process_time()
                 session.forward([0] * width)
                 wall[width] = min(wall[width], time.perf_counter() - start[0])
@@ -144,6 +150,10 @@ PROBES = 2
 """How many of them there are."""
 TRIES = 0.02
 """Share of plain decoding that tries may take which bring nothing."""
+MOST_STRAIN = 16.0
+"""The most by which wide passes are held to take longer than was measured at first."""
+RELAX = 0.01
+"""What a plain pass takes off that, so that wide ones are tried again."""
 CHEAP = 0.3
 """Share of a plain step under which making drafts does not decide on their size."""
 
@@ -172,6 +182,8 @@ class Adaptive:
         self._step_ms = self._plain_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
         self._costs = [cost(width) for width in range(1, 2 * most + 2)]
+        self._relative = self._costs[1:]
+        self._narrow_ms = self._wide_ms = 0.0
         self._trimmer = Trimmer(self._costs)
         self._cheap, self._first = False, True
         self._tries_ms = self._opening_ms = self._usual_rounds = 0.0
@@ -224,7 +236,7 @@ class Adaptive:
         """Depths and times of a round."""
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
         self._rounds += 1
-        self._step_ms = _typical(self._step_ms, outcome.verify_ms / self._cost(len(tree) + 1))
+        self._time(outcome.verify_ms, len(tree) + 1)
         if self._trimmer.proposed:
             tree = self._trimmer.proposed
             accepted = self._trimmer.learn(outcome.committed)
@@ -247,6 +259,22 @@ class Adaptive:
         for level in range(self._most):
             self._tried[level] = FORGET * self._tried[level] + (level < accepted + failed)
             self._taken[level] = FORGET * self._taken[level] + (level < accepted)
+
+    def _time(self, verify_ms: float, width: int) -> None:
+        """Learn from a pass what plain ones take, and by what factor wide ones take longer than
+        `cost` says: with a longer past, or at a size that the engine has not had before.
+        """
+        relative = verify_ms / self._cost(width)
+        if width == 1:
+            self._narrow_ms = _steady(self._narrow_ms, relative)
+            self._wide_ms += RELAX * (self._narrow_ms - self._wide_ms) if self._wide_ms else 0.0
+        else:
+            self._wide_ms = _steady(self._wide_ms, relative)
+        if width == 1 or not self._narrow_ms:
+            self._step_ms = _typical(self._step_ms, relative)
+        if self._narrow_ms and self._wide_ms:
+            strain = min(max(self._wide_ms / self._narrow_ms, 1.0), MOST_STRAIN)
+            self._costs[1:] = [strain * cost for cost in self._relative]
 
     def _best(self) -> tuple[int, float]:
         """Size and its predicted speed-up."""
@@ -281,6 +309,13 @@ def _typical(before: float, now: float) -> float:
     if before and now < before:
         return 0.7 * before + 0.3 * now
     return _mean(before, min(now, 2 * before) if before else now)
+
+
+def _steady(before: float, now: float) -> float:
+    """A running mean in which no value counts more than threefold: what is compared with another
+    of its kind must not lean to one side.
+    """
+    return _mean(before, min(now, 3 * before) if before else now)
 
 
 def _mean(before: float, now: float) -> float:

@@ -28,6 +28,8 @@ CHUNK = 128
 """Tokens of a prompt that are read at once."""
 PADDED = 16
 """A chunk of more tokens than half of it is filled up to a multiple: few shapes to prepare for."""
+PATIENCE = 8
+"""Plain passes that are filled up before they get a width of their own again."""
 KEPT = 32
 """Widths whose bindings are kept."""
 
@@ -80,6 +82,33 @@ def is_decoder(signature: Signature) -> bool:
     wanted = {"positions", "rows", "past_mask", "new_mask", "past_keys_0"}
     fed = inputs & {"tokens", FROM}
     return wanted <= inputs and bool(fed) and {"logits", "keys", "values"} <= outputs
+
+
+def _filled(
+    tokens: Sequence[int], parents: Sequence[int] | None, width: int
+) -> tuple[list[int], list[int] | None]:
+    """As many tokens as a pass has: behind those at hand come some that nobody sees."""
+    more = width - len(tokens)
+    branched = None if parents is None else [*parents, *[ROOT] * more]
+    return [*tokens, *[0] * more], branched
+
+
+class Steady:
+    """Widths for an engine to which a change of the width costs more than some rows: powers of two,
+    that fall back to 1 behind a row of plain passes.
+    """
+
+    def __init__(self) -> None:
+        self._width, self._plain = 1, 0
+
+    def of(self, count: int) -> int:
+        """The width of a pass over `count` tokens."""
+        self._plain = 0 if count > 1 else self._plain + 1
+        if self._plain > PATIENCE:
+            self._width = 1
+        if count > self._width:
+            self._width = 1 << (count - 1).bit_length()
+        return self._width
 
 
 def flat_view(array: Array) -> memoryview:
@@ -141,6 +170,8 @@ class StepSession:
         self._features = np.zeros((sizes.capacity if sizes.given else 0, sizes.given), np.float32)
         self._whole = sizes.width is not None or getattr(session, "skips_unused_rows", False)
         """Whether passes get all rows of the cache, whatever is in use."""
+        settles = sizes.width is None and getattr(session, "prepares_for_shapes", False)
+        self._steady = Steady() if settles else None
         if self._whole:
             for past in (self._keys, self._values):
                 past.resize(sizes.capacity, 0)
@@ -170,9 +201,18 @@ class StepSession:
         features: Features | None = None,
     ) -> Step:
         """Logits after each token; the arrays are overwritten by the next call."""
-        self._check_room(len(tokens))
+        count = len(tokens)
+        self._check_room(count)
+        if self._steady is not None:
+            tokens, parents = _filled(tokens, parents, min(self._steady.of(count), self.capacity))
         bound = self._feed(tokens, parents, rows=len(tokens), features=features)
-        return Step(bound.logits[: len(tokens)], bound.features)
+        return Step(bound.logits[:count], bound.features)
+
+    def settle(self, width: int) -> None:
+        """Get an engine that prepares for each change of a shape ready for passes of this width."""
+        if self._steady is not None:
+            self._steady = Steady()
+            self.forward([0] * width)
 
     def features(self, start: int, stop: int) -> Features:
         """[stop - start, F] of committed tokens; a view of what the next commit may overwrite."""
@@ -247,7 +287,7 @@ class StepSession:
         features: Features | None = None,
     ) -> Bound:
         if self._sizes.width is not None:
-            tokens, parents = self._filled(tokens, parents)
+            tokens, parents = _filled(tokens, parents, self._sizes.width)
             rows = self._sizes.width
         width = len(tokens)
         if not self._whole and self._keys.size >= 2 * bucket(self.length, self.capacity):
@@ -269,14 +309,6 @@ class StepSession:
         bound.call()
         self._last = bound
         return bound
-
-    def _filled(
-        self, tokens: Sequence[int], parents: Sequence[int] | None
-    ) -> tuple[list[int], list[int] | None]:
-        """As many tokens as a pass has: behind those at hand come some that nobody sees."""
-        more = self.widest - len(tokens)
-        branched = None if parents is None else [*parents, *[ROOT] * more]
-        return [*tokens, *[0] * more], branched
 
     def _show(self, bound: Bound) -> None:
         """Let the past mask show the committed rows."""

@@ -22,7 +22,7 @@ from sdk.greedy import gate_greedy
 from sdk.language import Continuation, Language
 from sdk.model import Model
 from sdk.runtimes import open_session
-from sdk.runtimes.generation.sessions import StepSession
+from sdk.runtimes.generation.sessions import PATIENCE, Steady, StepSession
 from sdk.target import Target
 from sdk.text import Tokenizer
 
@@ -140,6 +140,37 @@ def test_each_path_of_a_tree_is_read_as_a_chain_of_its_own(loaded: Model) -> Non
     assert session.length == fresh.length == 23
     got, want = (np.array(s.forward([60]).logits) for s in (session, fresh))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_passes_that_are_filled_up_give_the_same(
+    loaded: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For engines that prepare for each change of a shape; what fills up is never committed."""
+    sessions = []
+    for prepares in (True, False):
+        monkeypatch.setattr(loaded.session, "prepares_for_shapes", prepares, raising=False)
+        sessions.append(StepSession(loaded.session))
+    passes: list[tuple[list[int], list[int] | None]] = [
+        ([60], None), ([5, 6, 7], None), ([9], None), ([50, 51, 52, 53, 54], [-1, 0, 0, 1, 2]),
+        ([8], None), ([9, 9], [-1, -1]),
+    ]  # fmt: skip
+    for session in sessions:
+        session.extend(range(20, 40))
+    for tokens, parents in passes:
+        got, want = (np.array(s.forward(tokens, parents).logits) for s in sessions)
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        for session in sessions:
+            session.commit([0, 2] if len(tokens) == 5 else [0])
+    assert [session.length for session in sessions] == [27, 27]
+
+
+def test_widths_fall_back_behind_plain_passes() -> None:
+    steady = Steady()
+    assert [steady.of(count) for count in (1, 3, 1, 5, 2, 9)] == [1, 4, 4, 8, 8, 16]
+    plain = [steady.of(1) for _ in range(PATIENCE + 2)]
+    assert plain == [16] * PATIENCE + [1] * 2
+    assert steady.of(2) == 2
 
 
 def test_what_is_forgotten_leaves_nothing(loaded: Model) -> None:
