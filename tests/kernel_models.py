@@ -1,9 +1,12 @@
-"""ONNX models of one node, a plugin kernel's, for the tests of the bindings."""
+"""Models of one node, a plugin kernel's, for the tests of the bindings: in torch, and as ONNX."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 import torch
+from torch import nn
 
 from sdk.kernels.spec import Case, KernelSpec
 
@@ -19,6 +22,33 @@ ELEMENT = {
     torch.float64: onnx.TensorProto.DOUBLE,
     torch.float64: onnx.TensorProto.DOUBLE,
 }
+
+
+class Call(nn.Module):
+    """The kernel's operator on the tensors that a case has; those at some places are weights."""
+
+    def __init__(self, spec: KernelSpec, case: Case, weights: Collection[int] = ()) -> None:
+        super().__init__()
+        self.spec, self.case = spec, case
+        for i in weights:
+            if i < len(case.tensors) and (tensor := case.tensors[i]) is not None:
+                self.register_buffer(f"weight{i}", tensor.contiguous())
+
+    def inputs(self) -> list[torch.Tensor]:
+        """The case's tensors that are no weights."""
+        own = dict(self.named_buffers())
+        tensors = enumerate(self.case.tensors)
+        return [t.contiguous() for i, t in tensors if t is not None and f"weight{i}" not in own]
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the kernel computes."""
+        given, own = iter(tensors), dict(self.named_buffers())
+        arguments = [
+            None if t is None else own[name] if (name := f"weight{i}") in own else next(given)
+            for i, t in enumerate(self.case.tensors)
+        ]
+        made = self.spec.op(*arguments, **self.case.attributes)
+        return made if isinstance(made, tuple) else (made,)
 
 
 def model_of(

@@ -163,3 +163,19 @@ def clamp_max(context: Any, node: Any) -> None:
     """Of whole numbers too, and with a bound of another type."""
     x, high = promote_input_dtypes(_get_inputs(context, node, expected=2))
     context.add(mb.minimum(x=x, y=high, name=node.name))
+
+
+@translates()
+def clamp(context: Any, node: Any) -> None:
+    """Whole numbers stay whole: coremltools would make floats of them."""
+    x, low, high = [*_get_inputs(context, node), None, None][:3]
+    if low is not None and high is not None and not types.is_int(x.dtype):
+        number = types.nptype_from_builtin(x.dtype)
+        bounds = {"alpha": number(low.val), "beta": number(high.val)}
+        context.add(mb.clip(x=x, **bounds, name=node.name))
+        return
+    for bound, limit in ((low, mb.maximum), (high, mb.minimum)):
+        if bound is not None:
+            x, value = promote_input_dtypes([x, bound])
+            x = limit(x=x, y=value)
+    context.add(mb.identity(x=x, name=node.name))

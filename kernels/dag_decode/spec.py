@@ -125,7 +125,7 @@ def _start(weighted: Tensor, lengths: Tensor) -> Tensor:
 def _first(path: Tensor, inside: Tensor, size: int) -> Tensor:
     """The vertices of each row in order, then -1 up to `size`."""
     place = torch.where(inside, inside.long().cumsum(1) - 1, size)
-    room = torch.full((path.shape[0], size + 1), -1, device=path.device)
+    room = torch.full((path.shape[0], size + 1), -1, dtype=path.dtype, device=path.device)
     return room.scatter(1, place, path)[:, :-1]
 
 

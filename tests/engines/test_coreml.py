@@ -115,11 +115,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "grouped queries": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
         (torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8))),
-    "clamp of whole numbers": (lambda i: i.clamp_min(2).clamp_max(4), (torch.arange(6),)),
-    "clamp, whole": (
-        lambda i, x: x.gather(0, i.clamp(min=1)) + x.gather(0, i.clamp(0, 2)) + i.clamp(max=3),
-        (torch.arange(6), torch.randn(6))),
-    "clamp": (lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) - x.clamp(max=0.2), (torch.randn(7),)),
+    "clamp of whole numbers": (
+        lambda i: i.clamp_min(2).clamp_max(4) + i.clamp(min=1) + i.clamp(0, 2) + i.clamp(max=3)
+        + (2 * i.float().clamp(0.5, 2.5) + 2 * i.float().clamp(min=1.5)).int(),
+        (torch.arange(6),)),
     "topk": (lambda x: torch.topk(x, 2).indices, (torch.randn(3, 5),)),
 }  # fmt: skip
 

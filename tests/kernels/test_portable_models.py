@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from kernel_models import Call
 from kernel_rows import EXAMPLES, ROWS, Row, differences, native_with, truth
 from onnx.inliner import inline_local_functions
 from torch import nn
@@ -21,26 +22,11 @@ from sdk.compilers.tensorrt_build import Order, build_engine
 from sdk.extras import installed
 from sdk.kernels.needs import PORTABLE
 from sdk.kernels.registry import spec_in
-from sdk.kernels.spec import Case, KernelSpec
+from sdk.kernels.spec import KernelSpec
 from sdk.nvidia import RTX
 
 CASES = 3  # of each kernel: an export takes seconds
 SKIPPED = (torch.bfloat16,)  # NumPy has none, and so no signature has
-
-
-class Call(nn.Module):
-    """The kernel's operator on the tensors that a case has."""
-
-    def __init__(self, spec: KernelSpec, case: Case) -> None:
-        super().__init__()
-        self.spec, self.case = spec, case
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the kernel computes."""
-        given = iter(tensors)
-        arguments = [None if t is None else next(given) for t in self.case.tensors]
-        made = self.spec.op(*arguments, **self.case.attributes)
-        return made if isinstance(made, tuple) else (made,)
 
 
 def portable(model: nn.Module, tensors: list[torch.Tensor], spec: KernelSpec) -> Program:
