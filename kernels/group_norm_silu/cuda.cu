@@ -11,7 +11,7 @@ namespace {
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 constexpr int64_t SLICE = 8192;      // values of one, at least
-constexpr int64_t SLICES = 2 * WARP;  // of a group, at most: two a lane put them together
+constexpr int64_t SLICES = 2 * WARP;  // of a group, at most: two a lane when they are put together
 enum Input { INPUT, WEIGHT, BIAS };
 
 struct Moments {

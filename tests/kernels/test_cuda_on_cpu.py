@@ -37,7 +37,9 @@ def in_cpp(text: str) -> str:
 
 
 def built(source: Path, folder: Path) -> ctypes.CDLL:
-    """The library of one kernel's CUDA code, for the processor."""
+    """The library of one kernel's CUDA code, for the processor; skips without a compiler."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler")
     for header in ("cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h"):
         (folder / header).write_text("")
     for header in (HERE / "bindings" / "cuda").glob("*.cuh"):
@@ -56,14 +58,21 @@ def built(source: Path, folder: Path) -> ctypes.CDLL:
 
 def run_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case) -> list[torch.Tensor]:
     """The outputs; around them and the workspace nothing may change."""
-    missing = [None] * (len(spec.tensors) - len(case.tensors))
-    inputs = (CTensor * len(spec.tensors))(*map(_described, (*case.tensors, *missing)))
     made = spec.reference(*case.tensors, **case.attributes)
     outputs, check = guarded(made if isinstance(made, tuple) else (made,))
+    call_cuda(code, spec, case, outputs)
+    check(case.name)
+    return outputs
+
+
+def call_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case, outputs: list[torch.Tensor]) -> None:
+    """Fill the outputs; EngineError has what the code refuses."""
+    missing = [None] * (len(spec.tensors) - len(case.tensors))
+    inputs = (CTensor * len(spec.tensors))(*map(_described, (*case.tensors, *missing)))
     results = (CTensor * len(outputs))(*map(_described, outputs))
+    values = _values(spec, case)
     size = getattr(code, f"{spec.short}_cuda_workspace")
     size.restype = ctypes.c_size_t
-    values = _values(spec, case)
     wanted = size(inputs, values)
     room = torch.full((wanted + 2 * GUARD + 256,), SENTINEL, dtype=torch.uint8)
     start = GUARD + -(room.data_ptr() + GUARD) % 256
@@ -77,8 +86,6 @@ def run_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case) -> list[torch.Tens
         raise EngineError(f"{case.name}: refused", got=message.decode())
     ends = torch.cat([room[:start], room[start + wanted :]])
     assert bool((ends == SENTINEL).all()), f"{case.name}: written outside of the workspace"
-    check(case.name)
-    return outputs
 
 
 def _values(spec: KernelSpec, case: Case) -> ctypes.Array[CValue]:
@@ -90,6 +97,64 @@ def _values(spec: KernelSpec, case: Case) -> ctypes.Array[CValue]:
         else:
             value.integer = int(given)
     return values
+
+
+PROBE = """
+#include "cuda/tensors.cuh"
+namespace {
+__global__ void turn(const float *x, float *y, int kind) {
+    __shared__ float all[64];
+    const int i = threadIdx.x;
+    all[63 - i] = x[i];
+    if (kind != 1) __syncthreads();
+    if (kind == 2 && i < 32) __syncthreads();
+    if (kind == 2 && i >= 32) __syncwarp();
+    if (kind == 3) all[i] = static_cast<float>(edge::load_vector(x + 1).x);
+    if (kind == 4) all[i] = __shfl_xor_sync(0xffffu, all[i], 1);
+    y[i] = all[i];
+}
+}
+extern "C" const char *probe(const float *x, float *y, int kind) {
+    turn<<<kind == 5 ? dim3(1, 70000) : dim3(1), kind == 6 ? 48 : 64, 0, nullptr>>>(x, y, kind);
+    return edge::last_failure();
+}
+"""
+FAULTS = {
+    2: "wait for one another at different places",
+    3: "off its alignment",
+    4: "a shuffle of part of a warp",
+    5: "a grid that no device takes",
+    6: "of part of a warp",
+}
+
+
+def test_the_model_notices_what_a_device_would(tmp_path: Path) -> None:
+    source = tmp_path / "probe" / "cuda.cu"
+    source.parent.mkdir()
+    source.write_text(PROBE)
+    probe = built(source, tmp_path).probe
+    probe.restype = ctypes.c_char_p
+    x, y = torch.arange(72, dtype=torch.float32)[:64], torch.zeros(64)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)]
+    assert probe(*pointers, 0) is None
+    assert torch.equal(y, x.flip(0))
+    assert probe(*pointers, 1) is None
+    assert not torch.equal(y, x.flip(0))  # without a wait, some are not there yet
+    for kind, message in FAULTS.items():
+        assert message in probe(*pointers, kind).decode()
+        assert probe(*pointers, 0) is None
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    row = next(row for row in ROWS_WITH_CUDA if row.name == "residual_vq_decode")
+    code, spec = built(HERE / row.name / "cuda.cu", tmp_path), row.load()
+    codes, books = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(2, 4, 5)
+    made = run_cuda(code, spec, Case("fits", (codes, books)))
+    assert torch.equal(made[0], torch.zeros(3, 5))
+    for tensors in ((codes.int(), books), (codes, books.double()), (codes, books[0])):
+        with pytest.raises(EngineError) as caught:
+            call_cuda(code, spec, Case("does not", tensors), made)
+        assert "expected" in str(caught.value.got)
 
 
 @pytest.mark.parametrize("row", ROWS_WITH_CUDA, ids=lambda row: row.name)
