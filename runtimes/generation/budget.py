@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import DecoderSession, DraftTree, Outcome
 from sdk.runtimes.generation.trimming import MARGIN, Trimmer
+from sdk.runtimes.generation.worth import Worth
 
 Cost = Callable[[int], float]
 """r(k): time of a forward pass over k tokens, in passes over one."""
@@ -148,6 +149,8 @@ PROBE = 2
 """Nodes of the drafts that try again after a rest."""
 PROBES = 2
 """How many of them there are."""
+LOSS = 0.95
+"""Observed speedup under which drafting is not worth it."""
 TRIES = 0.02
 """Share of plain decoding that tries may take which bring nothing."""
 MOST_STRAIN = 16.0
@@ -166,7 +169,8 @@ class Adaptive:
     that does not pay either: text that cannot be guessed costs next to nothing. A drafter whose
     tries are expensive, as they are of a model that reads the whole prompt for them, rests longer:
     until they are a fiftieth of the time, but at most `longest_cooldown` rounds. Where reading the
-    prompt takes long, a request has to be long enough for it, as others were.
+    prompt takes long, a request has to be long enough for it, as others were. And where rounds with
+    drafts turn out to be slower than plain ones, whatever was predicted, it rests too (`Worth`).
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
     such drafts costs little, their size follows what was read of them.
@@ -184,7 +188,8 @@ class Adaptive:
         self._costs = [cost(width) for width in range(1, 2 * most + 2)]
         self._relative = self._costs[1:]
         self._narrow_ms = self._wide_ms = 0.0
-        self._trimmer = Trimmer(self._costs)
+        self._trimmer, self._worth = Trimmer(self._costs), Worth()
+        self._doubted = False
         self._cheap, self._first = False, True
         self._tries_ms = self._opening_ms = self._usual_rounds = 0.0
         self._rounds = 0
@@ -195,21 +200,39 @@ class Adaptive:
         if self._rounds:
             self._usual_rounds = _mean(self._usual_rounds, self._rounds)
         self._rounds, self._first = 0, True
+        self._worth.begin()
 
     def next(self) -> int:
         """0 while it rests."""
         if self._resting:
             self._resting -= 1
             return PROBE if self._resting < PROBES else 0
+        worth = self._worth.speedup
+        wasted = worth is not None and worth < LOSS
+        if worth is not None:
+            self._doubted = wasted
+        if wasted:
+            self._worth.forget()
         if self._cheap:
-            if self._trimmer.pays(self._draft_ms / self._step_ms):
+            if not wasted and self._trimmer.pays(self._draft_ms / self._step_ms):
                 return self._trimmer.asked
             self._resting = self._first_rest
             return 0
+        return self._stop() if wasted else self._sized()
+
+    def _sized(self) -> int:
+        """By what is predicted; where a model reads prompts, behind plain rounds to compare with."""
+        if self._opening_ms > self._step_ms and not self._worth.knows_plain:
+            return 0
         size, self.predicted_speedup = self._best()
-        if self.predicted_speedup > MARGIN + self._opening():
+        if self.predicted_speedup <= MARGIN + self._opening():
+            return self._stop()
+        if not self._doubted:
             self._rest = self._first_rest
-            return size
+        return size
+
+    def _stop(self) -> int:
+        """Rest: no draft."""
         self._resting = min(max(self._rest, self._rounds_for_tries()), self._longest_rest)
         self._rest = min(2 * self._rest, self._longest_rest)
         self._tries_ms = 0.0
@@ -236,22 +259,23 @@ class Adaptive:
         """Depths and times of a round."""
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
         self._rounds += 1
+        self._worth.observe(outcome, drafted=bool(tree or self._trimmer.proposed))
         self._time(outcome.verify_ms, len(tree) + 1)
         if self._trimmer.proposed:
             tree = self._trimmer.proposed
             accepted = self._trimmer.learn(outcome.committed)
             failed = accepted < len(outcome.committed)
         if not tree:
-            self._plain_ms = _typical(self._plain_ms, outcome.other_ms)
+            self._plain_ms = _running(self._plain_ms, outcome.other_ms)
             return
         self._tries_ms += outcome.draft_ms
         if self._first:
             more = max(0.0, outcome.draft_ms - self._node_ms * len(tree))
-            self._opening_ms = _typical(self._opening_ms, more)
+            self._opening_ms = _running(self._opening_ms, more)
         else:
             spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
-            self._node_ms = _typical(self._node_ms, spent / len(tree))
-            self._draft_ms = _typical(self._draft_ms, spent)
+            self._node_ms = _running(self._node_ms, spent / len(tree))
+            self._draft_ms = _running(self._draft_ms, spent)
             self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
         self._first = False
         depth = max(tree.depths())
@@ -266,12 +290,11 @@ class Adaptive:
         """
         relative = verify_ms / self._cost(width)
         if width == 1:
-            self._narrow_ms = _steady(self._narrow_ms, relative)
+            self._narrow_ms = _running(self._narrow_ms, relative)
             self._wide_ms += RELAX * (self._narrow_ms - self._wide_ms) if self._wide_ms else 0.0
         else:
-            self._wide_ms = _steady(self._wide_ms, relative)
-        if width == 1 or not self._narrow_ms:
-            self._step_ms = _typical(self._step_ms, relative)
+            self._wide_ms = _running(self._wide_ms, relative)
+        self._step_ms = self._narrow_ms or self._wide_ms
         if self._narrow_ms and self._wide_ms:
             strain = min(max(self._wide_ms / self._narrow_ms, 1.0), MOST_STRAIN)
             self._costs[1:] = [strain * cost for cost in self._relative]
@@ -301,19 +324,9 @@ class Adaptive:
         return tokens
 
 
-def _typical(before: float, now: float) -> float:
-    """A running mean of times: it falls faster than it rises, and no value counts more than double.
-
-    A process that had to wait for a core is late by many steps, which says nothing of the next one.
-    """
-    if before and now < before:
-        return 0.7 * before + 0.3 * now
-    return _mean(before, min(now, 2 * before) if before else now)
-
-
-def _steady(before: float, now: float) -> float:
-    """A running mean in which no value counts more than threefold: what is compared with another
-    of its kind must not lean to one side.
+def _running(before: float, now: float) -> float:
+    """A running mean of times. None counts more than threefold: a process that had to wait for a
+    core is late by many steps, which says nothing of the next one.
     """
     return _mean(before, min(now, 3 * before) if before else now)
 
