@@ -221,7 +221,7 @@ class Adaptive:
         return self._stop() if wasted else self._sized()
 
     def _sized(self) -> int:
-        """By what is predicted; where a model reads prompts, behind plain rounds to compare with."""
+        """By what is predicted; a model that reads prompts has plain rounds before it to beat."""
         if self._opening_ms > self._step_ms and not self._worth.knows_plain:
             return 0
         size, self.predicted_speedup = self._best()
