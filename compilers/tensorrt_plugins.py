@@ -31,7 +31,7 @@ from torch.utils._sympy.functions import FloorDiv
 from sdk.errors import EngineError, InputError
 from sdk.extras import require
 from sdk.kernels.interface import DTYPES, CTensor, CValue
-from sdk.kernels.spec import Case, KernelSpec
+from sdk.kernels.spec import KernelSpec
 
 TYPES = {"int": int, "float": float, "bool": bool}
 # TensorRT's name of a dtype -> ours.
@@ -190,41 +190,96 @@ def rules_of(
 ) -> list[Rule]:
     """The outputs for inputs of these dtypes and numbers of axes, whatever their sizes.
 
-    A sample of the kernel's gives the sizes to begin with: they must belong together.
+    One sample of the kernel's gives the sizes to begin with: they must belong together. A function
+    that loops over a size fixes it, so that each rule is held to all samples.
     """
-    case = _alike(spec, dtypes, ranks)
+    samples = _samples(spec, dtypes, ranks, attributes)
+    first = min(samples, key=lambda sample: sum(list(sizes).count(1) for sizes in sample.inputs))
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    free: list[Any] = [StatelessSymbolicContext([DimDynamic.DYNAMIC] * rank) for rank in ranks]
-    given = [t for t in case.tensors if t is not None]
     fake = [
-        mode.from_tensor(tensor, symbolic_context=context)
-        for tensor, context in zip(given, free, strict=True)
+        mode.from_tensor(
+            tensor,
+            symbolic_context=StatelessSymbolicContext([_freedom(size) for size in tensor.shape]),
+        )
+        for tensor in first.tensors
     ]
     with mode:
-        made = spec.reference(*fake, **{**case.attributes, **attributes})
+        made = _outputs(spec.reference(*fake, **{**first.attributes, **attributes}))
     places = _places(fake, environment)
-    outputs = made if isinstance(made, tuple) else (made,)
-    return [
-        Rule(
-            str(output.dtype).removeprefix("torch."),
-            tuple(_size(size, places, environment) for size in output.shape),
-        )
-        for output in outputs
-    ]
+    rules = []
+    for i, output in enumerate(made):
+        symbolic = (_size(size, places, environment) for size in output.shape)
+        sizes = tuple(_held(spec, size, samples, i, axis) for axis, size in enumerate(symbolic))
+        rules.append(Rule(str(output.dtype).removeprefix("torch."), sizes))
+    return rules
 
 
-def _alike(spec: KernelSpec, dtypes: Sequence[str], ranks: Sequence[int]) -> Case:
+@dataclass(frozen=True)
+class _Sample:
+    """A case of a kernel: its tensors, and sizes of inputs and outputs."""
+
+    tensors: tuple[torch.Tensor, ...]
+    attributes: Mapping[str, int | float | bool]
+    inputs: tuple[torch.Size, ...]
+    outputs: tuple[torch.Size, ...]
+
+
+def _samples(
+    spec: KernelSpec,
+    dtypes: Sequence[str],
+    ranks: Sequence[int],
+    attributes: Mapping[str, int | float | bool],
+) -> list[_Sample]:
+    """The cases of these inputs that the attributes fit."""
     wanted = list(zip(dtypes, ranks, strict=True))
+    found = []
     for case in spec.sample(np.random.default_rng(0)):
-        found = [(str(t.dtype)[6:], t.ndim) for t in case.tensors if t is not None]
-        full = len(found) == len(spec.tensors)
-        if full and found == wanted and all(s > 1 for t in case.tensors for s in t.shape):  # type: ignore[union-attr]
-            return case
+        tensors = tuple(t for t in case.tensors if t is not None)
+        if wanted != [(str(t.dtype)[6:], t.ndim) for t in tensors] or not all(map(_some, tensors)):
+            continue
+        given = {**case.attributes, **attributes}
+        try:
+            made = _outputs(spec.reference(*(t.to("meta") for t in tensors), **given))
+        except (RuntimeError, InputError):  # other attributes than the sample's
+            continue
+        shapes = tuple(t.shape for t in tensors), tuple(t.shape for t in made)
+        found.append(_Sample(tensors, case.attributes, *shapes))
+    if not found or len(wanted) < len(spec.tensors):
+        raise InputError(
+            f"{spec.name} has no sample of these inputs.",
+            expected="dtypes and numbers of axes as in one of its samples, and every tensor given",
+            got=wanted,
+        )
+    return found
+
+
+def _some(tensor: torch.Tensor) -> bool:
+    return tensor.numel() > 0
+
+
+def _outputs(made: Any) -> tuple[torch.Tensor, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _freedom(size: int) -> DimDynamic:
+    """An axis that is 1 in a sample where others are more, is always 1."""
+    return DimDynamic.STATIC if size == 1 else DimDynamic.DYNAMIC
+
+
+def _held(spec: KernelSpec, size: Size, samples: Sequence[_Sample], output: int, axis: int) -> Size:
+    """The rule for a size, if all samples keep it; else the axis that has it in all of them."""
+    wanted = [sample.outputs[output][axis] for sample in samples]
+    if [size(sample.inputs) for sample in samples] == wanted:
+        return size
+    for i, shape in enumerate(samples[0].inputs):
+        for place in range(len(shape)):
+            if [sample.inputs[i][place] for sample in samples] == wanted:
+                return lambda sizes, i=i, place=place: sizes[i][place]  # type: ignore[misc]
     raise InputError(
-        f"{spec.name} has no sample of these inputs.",
-        expected="dtypes and numbers of axes as in one of its samples, and every tensor given",
-        got=wanted,
+        f"The sizes of the outputs of {spec.name} follow from no size of its inputs.",
+        expected="sums, products and quotients of sizes",
+        got=f"axis {axis} of output {output}: {wanted}",
     )
 
 

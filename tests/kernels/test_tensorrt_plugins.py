@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_rows import ROWS
+from kernel_rows import ROWS, Row
 
 import sdk
 from sdk.compilers import tensorrt_plugins as plugins
 from sdk.kernels.interface import CTensor, CValue
-from sdk.kernels.spec import Case, Tolerance, kernel
+from sdk.kernels.spec import Case, KernelSpec, Tolerance, kernel
 
 
 class Expression:
@@ -110,6 +110,30 @@ def test_sizes_are_expressions_of_the_inputs(recorded: dict[str, dict[str, Any]]
     want = pairs(torch.zeros(10, 7), torch.zeros(12, 7), times=3)
     assert sizes == [list(out.shape) for out in want]
     assert [out.dtype.ours for out in (both, sums)] == ["float32", "float16"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_kernel_has_rules_for_its_sizes(row: Row) -> None:
+    """Of inputs that TensorRT has: from one sample to the sizes of another."""
+    spec = row.load()
+    full = [case for case in spec.sample(np.random.default_rng(1)) if _is_full(spec, case)]
+    kinds = [[(str(t.dtype)[6:], t.ndim) for t in case.tensors] for case in full]
+    assert full
+    case = next(case for case, kind in zip(full, kinds, strict=True) if kind == kinds[-1])
+    dtypes, ranks = zip(*kinds[-1], strict=True)
+    rules = plugins.rules_of(spec, dtypes, ranks, dict(case.attributes))
+    made = spec.reference(*case.tensors, **case.attributes)
+    made = made if isinstance(made, tuple) else (made,)
+    sizes = [tuple(t.shape) for t in case.tensors]
+    assert [tuple(size(sizes) for size in r.sizes) for r in rules] == [m.shape for m in made]
+    assert [rule.dtype for rule in rules] == [str(m.dtype)[6:] for m in made]
+
+
+def _is_full(spec: KernelSpec, case: Case) -> bool:
+    given = [t for t in case.tensors if t is not None]
+    return len(given) == len(spec.tensors) and all(
+        str(t.dtype)[6:] in plugins.OF_NAME and t.numel() for t in given
+    )
 
 
 def test_inputs_without_a_sample_are_refused(recorded: dict[str, dict[str, Any]]) -> None:
