@@ -207,6 +207,7 @@ class Adaptive:
         if self._resting:
             self._resting -= 1
             return PROBE if self._resting < PROBES else 0
+        self._strain()
         worth = self._worth.speedup
         wasted = worth is not None and worth < LOSS
         if worth is not None:
@@ -295,6 +296,9 @@ class Adaptive:
         else:
             self._wide_ms = _running(self._wide_ms, relative)
         self._step_ms = self._narrow_ms or self._wide_ms
+
+    def _strain(self) -> None:
+        """Hold what was learned of wide passes against their costs."""
         if self._narrow_ms and self._wide_ms:
             strain = min(max(self._wide_ms / self._narrow_ms, 1.0), MOST_STRAIN)
             self._costs[1:] = [strain * cost for cost in self._relative]

@@ -21,6 +21,9 @@ def top_tokens(q: Row, count: int) -> list[int]:
     """The `count` most probable tokens of q; of equals the ones with the smaller ids."""
     if count <= 0:
         return []
+    if count == 1:
+        token = int(q.argmax())
+        return [token] if q[token] > 0 else []
     count = min(count, len(q))
     kept = np.flatnonzero(q >= np.partition(q, -count)[-count])
     order = np.argsort(-q[kept], kind="stable")[:count]
