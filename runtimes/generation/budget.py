@@ -149,6 +149,8 @@ PROBE = 2
 """Nodes of the drafts that try again after a rest."""
 PROBES = 2
 """How many of them there are."""
+SAMPLED = 4
+"""Of so many plain rounds of a rest one is looked at: what looking costs is not made up there."""
 LOSS = 0.95
 """Observed speedup under which drafting is not worth it."""
 TRIES = 0.02
@@ -257,7 +259,10 @@ class Adaptive:
         return kept
 
     def observe(self, outcome: Outcome) -> None:
-        """Depths and times of a round."""
+        """Depths and times of a round; of those of a rest, of some."""
+        if self._resting % SAMPLED and not (outcome.tree or self._trimmer.proposed):
+            self._rounds += 1
+            return
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
         self._rounds += 1
         self._worth.observe(outcome, drafted=bool(tree or self._trimmer.proposed))

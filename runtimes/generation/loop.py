@@ -177,21 +177,25 @@ class Generation:
 
     def _draft(self) -> DraftTree:
         """What to verify; never more than the context, the request and the budget have room for."""
-        if self._drafter is None and self._transforms.constraint is None:
-            return NOTHING
-        session = self._cached.session
-        room = min(session.capacity - len(self._context), self._left() - 1, self._cached.widest - 1)
-        forced = self._forced()
+        drafter, forced = self._drafter, self._forced()
         if forced:
-            return as_chain(forced[: max(room, 0)])
-        budget = min(room, self._budget.next()) if self._drafter is not None else 0
-        if self._drafter is None or budget <= 0:
-            self.statistics.rounds_off += self._drafter is not None
+            return as_chain(forced[: self._room()])
+        budget = 0 if drafter is None else self._budget.next()
+        if budget > 0:
+            budget = min(budget, self._room())
+        if drafter is None or budget <= 0:
+            self.statistics.rounds_off += drafter is not None
             return NOTHING
-        tree = self._drafter.propose(self._context, budget)
-        tree = checked(tree, budget, session.vocabulary, self._drafter)
+        tree = drafter.propose(self._context, budget)
+        tree = checked(tree, budget, self._cached.session.vocabulary, drafter)
         self.statistics.rounds_without_guess += not tree
         return self._budget.trim(legal(tree, self._transforms, self._state))
+
+    def _room(self) -> int:
+        """Tokens that may be fed behind the root."""
+        session = self._cached.session
+        room = min(session.capacity - len(self._context), self._left() - 1, self._cached.widest - 1)
+        return max(room, 0)
 
     def _forced(self) -> Sequence[int]:
         """Tokens that a constraint leaves no choice about: free drafts, all accepted."""
