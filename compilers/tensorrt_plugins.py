@@ -30,7 +30,7 @@ from torch.utils._sympy.functions import FloorDiv
 
 from sdk.errors import EngineError, InputError
 from sdk.extras import require
-from sdk.kernels.interface import DTYPES, CTensor, CValue
+from sdk.kernels.interface import DTYPES, CTensor, values_of
 from sdk.kernels.spec import KernelSpec
 
 TYPES = {"int": int, "float": float, "bool": bool}
@@ -82,7 +82,8 @@ def _implementation(spec: KernelSpec, code: ctypes.CDLL) -> Callable[..., None]:
     def run(*given: Any) -> None:
         *arguments, outputs, stream = given
         tensors = arguments[: len(spec.tensors)]
-        values = _values(spec, arguments[len(spec.tensors) :])
+        kinds = [parameter.kind == "float" for parameter in spec.attributes]
+        values = values_of(kinds, arguments[len(spec.tensors) :])
         call_cuda(spec, code, tensors, values, outputs, stream)
 
     any_type = inspect.Parameter.empty
@@ -166,16 +167,6 @@ def _described(tensor: Any) -> CTensor:
     found.shape[: found.rank] = list(tensor.shape)
     found.strides[: found.rank] = list(tensor.strides)
     return found
-
-
-def _values(spec: KernelSpec, attributes: Sequence[Any]) -> Any:
-    values = (CValue * max(len(attributes), 1))()
-    for value, parameter, given in zip(values, spec.attributes, attributes, strict=False):
-        if parameter.kind == "float":
-            value.number = float(given)
-        else:
-            value.integer = int(given)
-    return values
 
 
 def _names(spec: KernelSpec) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 
 ABI_VERSION = 1
@@ -30,6 +31,19 @@ class CValue(ctypes.Union):
     """edge_value."""
 
     _fields_ = (("integer", c_int64), ("number", c_double))
+
+
+def values_of(
+    are_numbers: Sequence[bool], given: Sequence[int | float | bool]
+) -> ctypes.Array[CValue]:
+    """Values of attributes, each a number or an integer; one at least, as C wants it."""
+    values = (CValue * max(len(given), 1))()
+    for value, is_number, one in zip(values, are_numbers, given, strict=False):
+        if is_number:
+            value.number = float(one)
+        else:
+            value.integer = int(one)
+    return values
 
 
 class CAttribute(ctypes.Structure):

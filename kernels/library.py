@@ -29,7 +29,7 @@ from sdk.kernels.interface import (
     CKernel,
     CPool,
     CTensor,
-    CValue,
+    values_of,
 )
 from sdk.kernels.registry import users_folders
 
@@ -285,22 +285,16 @@ def _described(tensor: Any) -> CTensor:
 
 
 def _values(row: CKernel, attributes: Sequence[Value]) -> Any:
-    kinds: list[int] = []
+    kinds: list[bool] = []
     while row.attributes and row.attributes[len(kinds)].name is not None:
-        kinds.append(row.attributes[len(kinds)].is_number)
+        kinds.append(bool(row.attributes[len(kinds)].is_number))
     if len(kinds) != len(attributes):
         raise InputError(
             f"{row.name.decode()} was called with another number of attributes.",
             expected=len(kinds),
             got=list(attributes),
         )
-    values = (CValue * max(len(kinds), 1))()
-    for value, kind, given in zip(values, kinds, attributes, strict=False):
-        if kind:
-            value.number = given
-        else:
-            value.integer = int(given)
-    return values
+    return values_of(kinds, attributes)
 
 
 def _empty(result: CTensor, like_torch: bool) -> Any:

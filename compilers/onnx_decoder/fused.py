@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
@@ -46,9 +45,8 @@ def _pack(graph: Graph, node: NodeProto) -> None:
     whole = packed.pack(graph, [view.input[0] for view in rows if view is not None])
     if whole is None:
         return
-    shape = np.array([-1, sum(heads), *widths])
-    sizes = graph.store("heads." + ".".join(map(str, heads)), np.array(heads))
-    graph.add("Reshape", [whole, graph.store("heads.all", shape)], [f"{whole}.rows"])
+    shape = views.stored(graph, [-1, sum(heads), *widths])
+    graph.add("Reshape", [whole, shape], [f"{whole}.rows"])
     parts = [f"{whole}.{what}" for what in ("query", "key", "value")]
-    graph.add("Split", [f"{whole}.rows", sizes], parts, axis=1)
+    graph.add("Split", [f"{whole}.rows", views.stored(graph, heads)], parts, axis=1)
     node.input[:3] = parts

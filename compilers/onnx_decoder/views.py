@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import NodeProto
 
@@ -17,9 +19,8 @@ def merge(graph: Graph) -> None:
         shape = target(graph, node)
         if before is None or shape is None:
             continue
-        name = graph.store("view." + ".".join(map(str, shape)), np.array(shape, np.int64))
         node.CopyFrom(NodeProto(op_type="Reshape", name=node.name, output=node.output))
-        node.input.extend([before.input[0], name])
+        node.input.extend([before.input[0], stored(graph, shape)])
     graph.sort()
 
 
@@ -36,9 +37,13 @@ def stack(graph: Graph) -> None:
             continue
         node.input[:] = [part.input[0] for part in parts if part is not None]
         node.output[0] = f"{result.name}.side.by.side"
-        name = graph.store("view." + ".".join(map(str, shape)), np.array(shape, np.int64))
-        graph.add("Reshape", [node.output[0], name], [result.name])
+        graph.add("Reshape", [node.output[0], stored(graph, shape)], [result.name])
     graph.sort()
+
+
+def stored(graph: Graph, sizes: Sequence[int]) -> str:
+    """The name of a stored tensor with these sizes: one for all that want the same."""
+    return graph.store("sizes." + ".".join(map(str, sizes)), np.array(sizes, np.int64))
 
 
 def target(graph: Graph, node: NodeProto) -> list[int] | None:

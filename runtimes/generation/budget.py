@@ -260,12 +260,12 @@ class Adaptive:
 
     def observe(self, outcome: Outcome) -> None:
         """Depths and times of a round; of those of a rest, of some."""
-        if self._resting % SAMPLED and not (outcome.tree or self._trimmer.proposed):
-            self._rounds += 1
+        self._rounds += 1
+        drafted = bool(outcome.tree or self._trimmer.proposed)
+        if self._resting % SAMPLED and not drafted:
             return
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
-        self._rounds += 1
-        self._worth.observe(outcome, drafted=bool(tree or self._trimmer.proposed))
+        self._worth.observe(outcome, drafted=drafted)
         self._time(outcome.verify_ms, len(tree) + 1)
         if self._trimmer.proposed:
             tree = self._trimmer.proposed

@@ -18,7 +18,7 @@ from kernel_rows import GUARD, ROWS, SENTINEL, Row, differences, guarded, truth
 from sdk.errors import EngineError
 from sdk.kernels.building import HERE
 from sdk.kernels.cmake import compiler
-from sdk.kernels.interface import CTensor, CValue
+from sdk.kernels.interface import CTensor, values_of
 from sdk.kernels.library import _described
 from sdk.kernels.spec import Case, KernelSpec
 
@@ -70,7 +70,8 @@ def call_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case, outputs: list[tor
     missing = [None] * (len(spec.tensors) - len(case.tensors))
     inputs = (CTensor * len(spec.tensors))(*map(_described, (*case.tensors, *missing)))
     results = (CTensor * len(outputs))(*map(_described, outputs))
-    values = _values(spec, case)
+    kinds = [parameter.kind == "float" for parameter in spec.attributes]
+    values = values_of(kinds, spec.bound(case.attributes))
     size = getattr(code, f"{spec.short}_cuda_workspace")
     size.restype = ctypes.c_size_t
     wanted = size(inputs, values)
@@ -86,17 +87,6 @@ def call_cuda(code: ctypes.CDLL, spec: KernelSpec, case: Case, outputs: list[tor
         raise EngineError(f"{case.name}: refused", got=message.decode())
     ends = torch.cat([room[:start], room[start + wanted :]])
     assert bool((ends == SENTINEL).all()), f"{case.name}: written outside of the workspace"
-
-
-def _values(spec: KernelSpec, case: Case) -> ctypes.Array[CValue]:
-    values = (CValue * max(len(spec.attributes), 1))()
-    bound = spec.bound(case.attributes)
-    for value, parameter, given in zip(values, spec.attributes, bound, strict=False):
-        if parameter.kind == "float":
-            value.number = float(given)
-        else:
-            value.integer = int(given)
-    return values
 
 
 PROBE = """
