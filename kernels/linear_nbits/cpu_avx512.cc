@@ -56,6 +56,7 @@ void multiply(const Tiles &at) {
     const linear_nbits_call *call = at.call;
     const int64_t depth = call->depth, block = call->block, groups = depth / call->group, ratio = call->group / block;
     const int64_t units = block / (4 * Unit<BITS>::QUADS), next = C * 2 * BITS * depth;
+    const int64_t size = call->half ? 2 : 4;  // of a scale
     const Place x = place_of(call, at.row);
     const int32_t *a = call->quads + x.quad, *sums = call->sums + x.block;
     const float *steps = call->steps + x.block;
@@ -86,7 +87,9 @@ void multiply(const Tiles &at) {
                 a += Unit<BITS>::QUADS * R;
             }
             for (int c = 0; c < C; ++c) {
-                const __m512 scale = (__m512)scales_at(call, ((at.tile + c) * groups + g) * 16);
+                const int64_t index = ((at.tile + c) * groups + g) * 16;
+                _mm_prefetch(static_cast<const char *>(call->scales) + (index + C * groups * 16) * size, _MM_HINT_T1);
+                const __m512 scale = (__m512)scales_at(call, index);
                 for (int r = 0; r < R; ++r)
                     total[c][r] = _mm512_fmadd_ps(
                         _mm512_mul_ps(_mm512_cvtepi32_ps(sum[c][r]), _mm512_set1_ps(steps[r])), scale, total[c][r]);

@@ -71,10 +71,9 @@ inline Int8Block to_int8(const float *x, int64_t count, int8_t *q, float limit =
     Ints most = {};
     for (int64_t i = 0; i < count; i += LANES) {
         const Ints bits = load_as<Ints>(x + i) & 0x7fffffff;
-        most = bits > most ? bits : most;
+        most = greater(bits, most);
     }
-    int32_t peak = 0;
-    for (int i = 0; i < LANES; ++i) peak = most[i] > peak ? most[i] : peak;
+    const int32_t peak = greatest_of(most);
     constexpr int32_t INFINITE = 0x7f800000, SMALL = (127 - 118) << 23;
     if (peak >= INFINITE || peak < SMALL) {
         for (int64_t i = 0; i < count; ++i) q[i] = 0;
@@ -90,9 +89,7 @@ inline Int8Block to_int8(const float *x, int64_t count, int8_t *q, float limit =
         store_bytes(q + i, value);
         total += value;
     }
-    int32_t sum = 0;
-    for (int i = 0; i < LANES; ++i) sum += total[i];
-    return {scale, sum};
+    return {scale, sum_of(total)};
 }
 
 // Row `row` of [..., K], dense: in place where it is, else copied to `room`, which has K places.

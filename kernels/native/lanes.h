@@ -76,25 +76,28 @@ inline Floats all(float value, std::integer_sequence<int, I...>) {
 inline Floats all(float value) { return all(value, std::make_integer_sequence<int, LANES>()); }
 
 // `b` where either is NaN, as the instruction does.
-inline Floats greater(Floats a, Floats b) { return a > b ? a : b; }
+template <class V>
+inline V greater(V a, V b) {
+    return a > b ? a : b;
+}
 
 // Lane i of the result is lane i ^ S.
-template <int S, int... I>
-inline Floats crossed(Floats v, std::integer_sequence<int, I...>) {
+template <int S, class V, int... I>
+inline V crossed(V v, std::integer_sequence<int, I...>) {
     return __builtin_shufflevector(v, v, (I ^ S)...);
 }
 
 // All lanes together, by halves.
-template <int S = LANES / 2>
-inline float sum_of(Floats v) {
+template <int S = LANES / 2, class V>
+inline auto sum_of(V v) {
     if constexpr (S == 0)
         return v[0];
     else
         return sum_of<S / 2>(v + crossed<S>(v, std::make_integer_sequence<int, LANES>()));
 }
 
-template <int S = LANES / 2>
-inline float greatest_of(Floats v) {
+template <int S = LANES / 2, class V>
+inline auto greatest_of(V v) {
     if constexpr (S == 0)
         return v[0];
     else
