@@ -26,6 +26,7 @@ def describe() -> dict[str, str]:
         "cores": f"{allowed} allowed of {os.cpu_count()}",
         "frequency governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory": _memory(),
+        "huge pages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
         "system": platform.platform(),
         "load average": f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "",
         "python": platform.python_version(),
@@ -63,6 +64,11 @@ def _memory() -> str:
     lines = _read("/proc/meminfo").splitlines()
     sizes = [int(line.split()[1]) for line in lines if line.startswith("MemTotal:")]
     return f"{sizes[0] / 2**20:.1f} GiB" if sizes else ""
+
+
+def _chosen(path: str) -> str:
+    """The value in brackets of those that a setting may have."""
+    return _read(path).partition("[")[2].partition("]")[0]
 
 
 def _read(path: str) -> str:

@@ -146,6 +146,12 @@ class LanguageModel:
         tokenizer = None if data is None else Tokenizer(data, chat, language.marks)
         return cls(session, language, tokenizer, encoder)
 
+    def warm_up(self) -> None:
+        """Read a token and forget it: engines pack their weights when they first run."""
+        if self._encoder is None:
+            self.cached.session.forward((0,))
+            self.cached.session.rollback(0)
+
     def start(self, prompt: Prompt, options: Options, settings: Settings) -> Stream:
         """A request; nothing runs before the stream is iterated."""
         tokens = self.encode(prompt)

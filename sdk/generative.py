@@ -27,6 +27,7 @@ from sdk.runtimes.generation.grammars import Grammar
 from sdk.runtimes.generation.model_drafter import ModelDrafter
 from sdk.runtimes.generation.planning import PlanningConfig
 from sdk.runtimes.generation.transforms import LogitsTransform
+from sdk.runtimes.huge_pages import HugePages
 from sdk.runtimes.session import Session
 from sdk.target import Target
 from sdk.text import Prompt
@@ -39,6 +40,7 @@ class Generative:
     session: Session
     target: Target
     threads: int
+    _pages: HugePages
 
     def generate(
         self,
@@ -222,13 +224,23 @@ class Generative:
 
     @cached_property
     def language(self) -> LanguageModel:
-        """The language model, its cache and tokenizer; InputError where the artifact is none."""
+        """The language model, its cache and tokenizer; InputError where the artifact is none.
+
+        Each step will read all of its weights: they go on huge pages first.
+        """
+        with self._pages.watch():
+            made = LanguageModel.of(self.artifact, self.session, self._encoder())
+            if self.target.device == "cpu":
+                made.warm_up()
+        self._pages.collapse()
+        return made
+
+    def _encoder(self) -> Session | None:
         found = self.artifact.manifest.functions.get("encode")
         if found is None:
-            return LanguageModel.of(self.artifact, self.session)
+            return None
         file = self.artifact.path / found.file
-        encode = open_session(file, found.signature, self.target, threads=self.threads)
-        return LanguageModel.of(self.artifact, self.session, encode)
+        return open_session(file, found.signature, self.target, threads=self.threads)
 
 
 def _stoppable(request: Asked) -> tuple[threading.Event, Asked]:

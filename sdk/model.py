@@ -27,6 +27,7 @@ from sdk.parity import TOLERANCE, ParityReport, compare
 from sdk.placement import FALLBACKS, FallbackWarning, enforce
 from sdk.processor import Processor
 from sdk.runtimes import check_requires, open_session, probe
+from sdk.runtimes.huge_pages import HugePages
 from sdk.runtimes.session import Placement, Session
 from sdk.signature import Array, Dim, Signature, fits
 from sdk.structure import FIX, parse
@@ -60,14 +61,16 @@ def load(
     function = manifest.function
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
-    session = open_session(
-        artifact.path / function.file,
-        function.signature,
-        target,
-        threads=threads,
-        kernels=manifest.kernels,
-    )
-    model = Model(artifact, session, target, processor, note=note, threads=threads)
+    pages = HugePages()
+    with pages.watch() if "step" in manifest.functions else contextlib.nullcontext():
+        session = open_session(
+            artifact.path / function.file,
+            function.signature,
+            target,
+            threads=threads,
+            kernels=manifest.kernels,
+        )
+    model = Model(artifact, session, target, processor, note=note, threads=threads, pages=pages)
     with contextlib.ExitStack() as undo:
         undo.callback(model.close)
         if target.device != "cpu" and fallback != "allow":
@@ -95,9 +98,11 @@ class Model(Generative):
         *,
         note: str,
         threads: int,
+        pages: HugePages | None = None,
     ) -> None:
         self.artifact, self.session, self.target = artifact, session, target
         self.processor, self._note, self.threads = processor, note, threads
+        self._pages = pages or HugePages()
         self.signature = session.signature
         self._call = as_function(session)
 

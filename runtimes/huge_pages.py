@@ -1,0 +1,125 @@
+"""Puts what an engine loads on huge pages, where Linux has them.
+
+A step of a language model reads all of its weights. On pages of 4 KiB each of them needs an entry
+of the processor's table of addresses, which has some two thousand: a model of 50 MB takes twelve
+thousand, and the loop's own data lose theirs each step. Engines do not ask for more; on pages of
+2 MiB the same model takes twenty-five. Figures: docs/generate.md, `tests/bench/huge_pages.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SWITCH = "EDGE_HUGE_PAGES"
+"""Environment variable; 0 leaves memory as it is."""
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SIZE = 2 << 20
+PAGE, ENTRY = 4096, 8
+"""Bytes of an ordinary page, and of its line in `pagemap`."""
+PRESENT = 0x80
+"""In the last byte of such a line: the page is in memory."""
+COLLAPSE = 25
+"""`MADV_COLLAPSE`, since Linux 6.1: at once, where older advice waits for a background thread."""
+TRIES = 3
+"""Pages that were filled a moment ago may still be on their way into the system's lists."""
+Range = tuple[int, int]
+
+
+class HugePages:
+    """Moves what the process mapped and filled while it was watched.
+
+    Only whole blocks of 2 MiB all of whose pages are in use are moved, so that it takes no more
+    memory than before. Nothing happens, and nothing fails, where the system has no huge pages or
+    its administrator switched them off (`never`), or where `EDGE_HUGE_PAGES` is 0.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Range] = []
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """What is mapped within the block is to be moved."""
+        if not is_on():
+            yield
+            return
+        before = _mapped()
+        yield
+        self._found += _new(before, _mapped())
+
+    def collapse(self) -> None:
+        """Move it, about a gigabyte a second; what comes later is another matter."""
+        with contextlib.suppress(OSError):
+            for start in _full_blocks(_joined(self._found)):
+                _collapse(start)
+        self._found = []
+
+
+def is_on() -> bool:
+    """Whether this process may ask for huge pages, and does."""
+    if sys.platform != "linux" or os.environ.get(SWITCH) == "0":
+        return False
+    try:
+        return os.sysconf("SC_PAGE_SIZE") == PAGE and "[never]" not in SETTING.read_text()
+    except OSError:
+        return False
+
+
+def _mapped() -> list[Range]:
+    """Private writable memory that no file backs."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, rights, _, _, inode = line.split(maxsplit=5)[:5]
+        if inode == "0" and rights.startswith("rw") and rights.endswith("p"):
+            start, end = place.split("-")
+            found.append((int(start, 16), int(end, 16)))
+    return _joined(found)
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """In the order of their addresses, neighbours as one."""
+    found: list[Range] = []
+    for start, end in sorted(ranges):
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], end
+        else:
+            found.append((start, end))
+    return found
+
+
+def _new(before: list[Range], now: list[Range]) -> Iterator[Range]:
+    """What of `now` is not in `before`."""
+    for start, end in now:
+        for old_start, old_end in before:
+            if old_end <= start or old_start >= end:
+                continue
+            if start < old_start:
+                yield start, old_start
+            start = old_end
+        if start < end:
+            yield start, end
+
+
+def _full_blocks(ranges: list[Range]) -> Iterator[int]:
+    """Starts of the aligned blocks that are in memory with all their pages."""
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as table:
+        for start, end in ranges:
+            for block in range(-(-start // SIZE) * SIZE, end - SIZE + 1, SIZE):
+                table.seek(block // PAGE * ENTRY)
+                lines = table.read(SIZE // PAGE * ENTRY)
+                if all(flags & PRESENT for flags in lines[ENTRY - 1 :: ENTRY]):
+                    yield block
+
+
+def _collapse(start: int) -> None:
+    """Where the system has no huge page to give, the block stays as it is."""
+    advise = ctypes.CDLL(None, use_errno=True).madvise
+    advise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    for _ in range(TRIES):
+        if advise(start, SIZE, COLLAPSE) == 0 or ctypes.get_errno() != errno.EAGAIN:
+            return
