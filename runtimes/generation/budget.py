@@ -153,8 +153,10 @@ SAMPLED = 4
 """Of so many plain rounds of a rest one is looked at: what looking costs is not made up there."""
 LOSS = 0.95
 """Observed speedup under which drafting is not worth it."""
-TRIES = 0.02
-"""Share of plain decoding that tries may take which bring nothing."""
+TRIES, OPENINGS = 0.02, 0.01
+"""Shares of plain decoding that tries may take which bring nothing, and prompts read for them."""
+LONG = 8
+"""Times the longest rest that one may last which follows a prompt read in vain."""
 MOST_STRAIN = 16.0
 """The most by which wide passes are held to take longer than was measured at first."""
 RELAX = 0.01
@@ -169,9 +171,10 @@ class Adaptive:
     It learns how likely a draft is accepted to each depth, and what drafting costs. Where no size
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
     that does not pay either: text that cannot be guessed costs next to nothing. A drafter whose
-    tries are expensive, as they are of a model that reads the whole prompt for them, rests longer:
-    until they are a fiftieth of the time, but at most `longest_cooldown` rounds. Where reading the
-    prompt takes long, a request has to be long enough for it, as others were. And where rounds with
+    tries are expensive rests longer: until they are a fiftieth of the time, but at most
+    `longest_cooldown` rounds. One that reads the whole prompt for them, as a model does, rests
+    until that is a hundredth of the time, and a request has to be long enough for it, as others
+    were. And where rounds with
     drafts turn out to be slower than plain ones, whatever was predicted, it rests too (`Worth`).
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
@@ -193,7 +196,7 @@ class Adaptive:
         self._trimmer, self._worth = Trimmer(self._costs), Worth()
         self._doubted = False
         self._cheap, self._first = False, True
-        self._tries_ms = self._opening_ms = self._usual_rounds = 0.0
+        self._tries_ms = self._opening_ms = self._unpaid_ms = self._usual_rounds = 0.0
         self._rounds = 0
         self.predicted_speedup: float | None = None
 
@@ -236,9 +239,11 @@ class Adaptive:
 
     def _stop(self) -> int:
         """Rest: no draft."""
-        self._resting = min(max(self._rest, self._rounds_for_tries()), self._longest_rest)
+        tries = min(self._rounds_for(self._tries_ms, TRIES), self._longest_rest)
+        openings = min(self._rounds_for(self._unpaid_ms, OPENINGS), LONG * self._longest_rest)
+        self._resting = max(self._rest, tries, openings)
         self._rest = min(2 * self._rest, self._longest_rest)
-        self._tries_ms = 0.0
+        self._tries_ms = self._unpaid_ms = 0.0
         return 0
 
     def _opening(self) -> float:
@@ -247,9 +252,9 @@ class Adaptive:
             return 0.0
         return self._opening_ms / self._step_ms / self._usual_rounds
 
-    def _rounds_for_tries(self) -> int:
-        """How long plain decoding takes beside which the last tries are little."""
-        return round(self._tries_ms / (TRIES * self._step_ms)) if self._step_ms else 0
+    def _rounds_for(self, spent_ms: float, share: float) -> int:
+        """How long plain decoding takes of which `spent_ms` is that share."""
+        return round(spent_ms / (share * self._step_ms)) if self._step_ms else 0
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that bring more than they cost; of a tree that was drawn by chance, all."""
@@ -278,11 +283,15 @@ class Adaptive:
         if self._first:
             more = max(0.0, outcome.draft_ms - self._node_ms * len(tree))
             self._opening_ms = _running(self._opening_ms, more)
+            self._unpaid_ms += more
         else:
             spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
             self._node_ms = _running(self._node_ms, spent / len(tree))
             self._draft_ms = _running(self._draft_ms, spent)
             self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
+        plain = (self._step_ms + self._plain_ms) * len(outcome.committed)
+        gained = plain - outcome.draft_ms - outcome.verify_ms - outcome.other_ms
+        self._unpaid_ms = max(0.0, self._unpaid_ms - max(0.0, gained))
         self._first = False
         depth = max(tree.depths())
         self._nodes_per_level = _mean(self._nodes_per_level, len(tree) / depth)

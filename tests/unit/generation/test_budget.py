@@ -159,11 +159,29 @@ def test_adaptive_rests_longer_each_time() -> None:
     sizes = []
     for _ in range(120):
         sizes.append(policy.next())
-        policy.observe(outcome(sizes[-1], 0, draft_ms=0.5 * sizes[-1]))
+        policy.observe(outcome(sizes[-1], 0, draft_ms=0.05 * sizes[-1]))
     probes = [i for i, size in enumerate(sizes) if size]
     assert sorted(np.diff(probes[-5:]).tolist()) == [1, 1, 16, 16]
     assert policy.predicted_speedup is not None
     assert policy.predicted_speedup < 1.02
+
+
+def test_a_prompt_read_in_vain_is_not_read_again_soon() -> None:
+    """Requests of 60 rounds, in each of which the first draft takes as long as ten steps: after the
+    first request it is a hundredth of the time.
+    """
+    policy, spent = Adaptive(INT8), []
+    for _ in range(40):
+        policy.begin()
+        first = True
+        for _ in range(60):
+            size = policy.next()
+            spent.append((10.0 if first else 0.3) if size else 0.0)
+            first = first and not size
+            policy.observe(outcome(size, 0, draft_ms=spent[-1]))
+    assert max(spent[:60]) > 0
+    assert max(spent[60:]) > 0
+    assert sum(spent[60:]) < 0.015 * len(spent[60:])
 
 
 def test_expensive_tries_are_rare() -> None:
