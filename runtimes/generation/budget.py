@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import DecoderSession, DraftTree, Outcome
+from sdk.runtimes.generation.resting import Rests
 from sdk.runtimes.generation.trimming import MARGIN, Trimmer
 from sdk.runtimes.generation.worth import Worth
 
@@ -153,10 +154,6 @@ SAMPLED = 4
 """Of so many plain rounds of a rest one is looked at: what looking costs is not made up there."""
 LOSS = 0.95
 """Observed speedup under which drafting is not worth it."""
-TRIES, OPENINGS = 0.02, 0.01
-"""Shares of plain decoding that tries may take which bring nothing, and prompts read for them."""
-LONG = 8
-"""Times the longest rest that one may last which follows a prompt read in vain."""
 MOST_STRAIN = 16.0
 """The most by which wide passes are held to take longer than was measured at first."""
 RELAX = 0.01
@@ -170,11 +167,9 @@ class Adaptive:
 
     It learns how likely a draft is accepted to each depth, and what drafting costs. Where no size
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
-    that does not pay either: text that cannot be guessed costs next to nothing. A drafter whose
-    tries are expensive rests longer: until they are a fiftieth of the time, but at most
-    `longest_cooldown` rounds. One that reads the whole prompt for them, as a model does, rests
-    until that is a hundredth of the time, and a request has to be long enough for it, as others
-    were. And where rounds with
+    that does not pay either (`Rests`): text that cannot be guessed costs next to nothing. A drafter
+    whose tries are expensive rests longer, most of all one that reads the whole prompt for them, as
+    a model does: a request has to be long enough for that, as others were. And where rounds with
     drafts turn out to be slower than plain ones, whatever was predicted, it rests too (`Worth`).
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
@@ -185,8 +180,7 @@ class Adaptive:
         self, cost: Cost, *, most: int = 8, cooldown: int = 12, longest_cooldown: int = 512
     ) -> None:
         self._cost, self._most = cost, most
-        self._first_rest, self._longest_rest = cooldown, longest_cooldown
-        self._rest, self._resting = cooldown, 0
+        self._rests = Rests(cooldown, longest_cooldown)
         self._tried, self._taken = [0.0] * most, [0.0] * most
         self._step_ms = self._plain_ms = self._node_ms = self._draft_ms = 0.0
         self._nodes_per_level = 1.0
@@ -196,7 +190,7 @@ class Adaptive:
         self._trimmer, self._worth = Trimmer(self._costs), Worth()
         self._doubted = False
         self._cheap, self._first = False, True
-        self._tries_ms = self._opening_ms = self._unpaid_ms = self._usual_rounds = 0.0
+        self._opening_ms = self._usual_rounds = 0.0
         self._rounds = 0
         self.predicted_speedup: float | None = None
 
@@ -209,9 +203,9 @@ class Adaptive:
 
     def next(self) -> int:
         """0 while it rests."""
-        if self._resting:
-            self._resting -= 1
-            return PROBE if self._resting < PROBES else 0
+        if self._rests.left:
+            self._rests.left -= 1
+            return PROBE if self._rests.left < PROBES else 0
         self._strain()
         worth = self._worth.speedup
         wasted = worth is not None and worth < LOSS
@@ -222,7 +216,7 @@ class Adaptive:
         if self._cheap:
             if not wasted and self._trimmer.pays(self._draft_ms / self._step_ms):
                 return self._trimmer.asked
-            self._resting = self._first_rest
+            self._rests.nap()
             return 0
         return self._stop() if wasted else self._sized()
 
@@ -234,16 +228,12 @@ class Adaptive:
         if self.predicted_speedup <= MARGIN + self._opening():
             return self._stop()
         if not self._doubted:
-            self._rest = self._first_rest
+            self._rests.over()
         return size
 
     def _stop(self) -> int:
         """Rest: no draft."""
-        tries = min(self._rounds_for(self._tries_ms, TRIES), self._longest_rest)
-        openings = min(self._rounds_for(self._unpaid_ms, OPENINGS), LONG * self._longest_rest)
-        self._resting = max(self._rest, tries, openings)
-        self._rest = min(2 * self._rest, self._longest_rest)
-        self._tries_ms = self._unpaid_ms = 0.0
+        self._rests.start(self._step_ms)
         return 0
 
     def _opening(self) -> float:
@@ -251,10 +241,6 @@ class Adaptive:
         if not (self._first and self._step_ms and self._usual_rounds):
             return 0.0
         return self._opening_ms / self._step_ms / self._usual_rounds
-
-    def _rounds_for(self, spent_ms: float, share: float) -> int:
-        """How long plain decoding takes of which `spent_ms` is that share."""
-        return round(spent_ms / (share * self._step_ms)) if self._step_ms else 0
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that bring more than they cost; of a tree that was drawn by chance, all."""
@@ -267,7 +253,7 @@ class Adaptive:
         """Depths and times of a round; of those of a rest, of some."""
         self._rounds += 1
         drafted = bool(outcome.tree or self._trimmer.proposed)
-        if self._resting % SAMPLED and not drafted:
+        if self._rests.left % SAMPLED and not drafted:
             return
         tree, accepted, failed = outcome.tree, len(outcome.verdict.path), not outcome.verdict.bonus
         self._worth.observe(outcome, drafted=drafted)
@@ -279,25 +265,26 @@ class Adaptive:
         if not tree:
             self._plain_ms = _running(self._plain_ms, outcome.other_ms)
             return
-        self._tries_ms += outcome.draft_ms
-        if self._first:
-            more = max(0.0, outcome.draft_ms - self._node_ms * len(tree))
-            self._opening_ms = _running(self._opening_ms, more)
-            self._unpaid_ms += more
-        else:
-            spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
-            self._node_ms = _running(self._node_ms, spent / len(tree))
-            self._draft_ms = _running(self._draft_ms, spent)
-            self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
-        plain = (self._step_ms + self._plain_ms) * len(outcome.committed)
-        gained = plain - outcome.draft_ms - outcome.verify_ms - outcome.other_ms
-        self._unpaid_ms = max(0.0, self._unpaid_ms - max(0.0, gained))
-        self._first = False
+        self._learn_costs(outcome, tree)
         depth = max(tree.depths())
         self._nodes_per_level = _mean(self._nodes_per_level, len(tree) / depth)
         for level in range(self._most):
             self._tried[level] = FORGET * self._tried[level] + (level < accepted + failed)
             self._taken[level] = FORGET * self._taken[level] + (level < accepted)
+
+    def _learn_costs(self, outcome: Outcome, tree: DraftTree) -> None:
+        """What making drafts takes, and the first of a request beside others."""
+        opening = 0.0
+        if self._first:
+            opening = max(0.0, outcome.draft_ms - self._node_ms * len(tree))
+            self._opening_ms = _running(self._opening_ms, opening)
+        else:
+            spent = outcome.draft_ms + max(0.0, outcome.other_ms - self._plain_ms)
+            self._node_ms = _running(self._node_ms, spent / len(tree))
+            self._draft_ms = _running(self._draft_ms, spent)
+            self._cheap = bool(tree.scores) and self._draft_ms < CHEAP * self._step_ms
+        self._first = False
+        self._rests.count(outcome, opening, self._step_ms + self._plain_ms)
 
     def _time(self, verify_ms: float, width: int) -> None:
         """Learn from a pass what plain ones take, and by what factor wide ones take longer than
