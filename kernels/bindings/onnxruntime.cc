@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -143,13 +144,14 @@ struct Task {
 void run_tasks(void *self, int32_t tasks, void (*task)(void *, int32_t), void *argument) {
     const Pool &pool = *static_cast<const Pool *>(self);
     Task call{task, argument};
-    pool.api->KernelContext_ParallelFor(
+    const OrtStatus *status = pool.api->KernelContext_ParallelFor(
         pool.context,
         [](void *data, size_t index) {
             const Task &todo = *static_cast<const Task *>(data);
             todo.task(todo.argument, static_cast<int32_t>(index));
         },
         static_cast<size_t>(tasks), 0, &call);
+    if (status != nullptr) throw std::runtime_error("ONNX Runtime did not run all parts");
 }
 
 OrtStatus *read_inputs(const Kernel &kernel, const OrtKernelContext *context, edge_tensor *inputs, int32_t &count) {

@@ -15,17 +15,17 @@ OUTLIER = 3.0
 class Worth:
     """Observed, where a budget predicts: a draft model takes the caches from the target, say.
 
-    A plain round counts if the one before was plain too, so that no drafter was at work between two
-    passes of the target.
+    A plain round counts if the one before was plain too, so that neither a drafter nor the reading
+    of the prompt was at work between two passes of the target.
     """
 
     def __init__(self) -> None:
         self._plain, self._drafting = Rate(FORGET_PLAIN), Rate(FORGET)
-        self._disturbed, self._fresh = False, 0
+        self._disturbed, self._fresh = True, 0
 
     def begin(self) -> None:
         """A request starts: how fast the machine is may have changed."""
-        self._disturbed, self._fresh = False, 0
+        self._disturbed, self._fresh = True, 0
 
     @property
     def knows_plain(self) -> bool:

@@ -9,9 +9,18 @@ from sdk.runtimes.generation.budget import Adaptive
 from sdk.runtimes.generation.worth import ENOUGH, PLAIN, Worth
 
 
-def test_rounds_of_both_kinds_are_compared() -> None:
-    worth = Worth()
+@pytest.fixture
+def worth() -> Worth:
+    """In a request, behind its first round."""
+    made = Worth()
+    made.begin()
+    made.observe(outcome(0, 0, verify_ms=9.0), drafted=False)
+    return made
+
+
+def test_rounds_of_both_kinds_are_compared(worth: Worth) -> None:
     for _ in range(PLAIN):
+        assert not worth.knows_plain
         worth.observe(outcome(0, 0), drafted=False)
     assert worth.knows_plain
     for _ in range(ENOUGH):
@@ -24,17 +33,15 @@ def test_rounds_of_both_kinds_are_compared() -> None:
     assert not worth.knows_plain
 
 
-def test_a_plain_round_behind_a_draft_is_no_yardstick() -> None:
+def test_a_plain_round_behind_a_draft_is_no_yardstick(worth: Worth) -> None:
     """The drafter's model has taken the target's place in the caches."""
-    worth = Worth()
     for _ in range(2 * PLAIN):
         worth.observe(outcome(1, 0), drafted=True)
         worth.observe(outcome(0, 0, verify_ms=9.0), drafted=False)
     assert not worth.knows_plain
 
 
-def test_one_long_wait_changes_little() -> None:
-    worth = Worth()
+def test_one_long_wait_changes_little(worth: Worth) -> None:
     for _ in range(PLAIN):
         worth.observe(outcome(0, 0), drafted=False)
     for index in range(ENOUGH):
