@@ -152,7 +152,7 @@ PROBES = 2
 """How many of them there are."""
 SAMPLED = 4
 """Of so many plain rounds of a rest one is looked at: what looking costs is not made up there."""
-LOSS = 0.95
+LOSS = 1.0
 """Observed speedup under which drafting is not worth it."""
 MOST_STRAIN = 16.0
 """The most by which wide passes are held to take longer than was measured at first."""
