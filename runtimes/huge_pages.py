@@ -13,12 +13,14 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 SWITCH = "EDGE_HUGE_PAGES"
 """Environment variable; 0 leaves memory as it is."""
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TABLE = Path("/proc/self/pagemap")
 SIZE = 2 << 20
 PAGE, ENTRY = 4096, 8
 """Bytes of an ordinary page, and of its line in `pagemap`."""
@@ -32,7 +34,7 @@ Range = tuple[int, int]
 
 
 class HugePages:
-    """Moves what the process mapped and filled while it was watched.
+    """Moves what the process mapped and filled while it was watched, in a thread of its own.
 
     Only whole blocks of 2 MiB all of whose pages are in use are moved, so that it takes no more
     memory than before. Nothing happens, and nothing fails, where the system has no huge pages or
@@ -41,6 +43,7 @@ class HugePages:
 
     def __init__(self) -> None:
         self._found: list[Range] = []
+        self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -53,11 +56,16 @@ class HugePages:
         self._found += _new(before, _mapped())
 
     def collapse(self) -> None:
-        """Move it, about a gigabyte a second; what comes later is another matter."""
-        with contextlib.suppress(OSError):
-            for start in _full_blocks(_joined(self._found)):
-                _collapse(start)
-        self._found = []
+        """Begin to move it. The memory stays in use meanwhile; what comes later is not moved."""
+        found, self._found = _joined(self._found), []
+        if found:
+            self._thread = threading.Thread(target=_collapse, args=(found,), daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait until all is moved: some 400 MB a second."""
+        if self._thread is not None:
+            self._thread.join()
 
 
 def is_on() -> bool:
@@ -65,9 +73,10 @@ def is_on() -> bool:
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0":
         return False
     try:
-        return os.sysconf("SC_PAGE_SIZE") == PAGE and "[never]" not in SETTING.read_text()
+        allowed = "[never]" not in SETTING.read_text()
     except OSError:
         return False
+    return allowed and os.sysconf("SC_PAGE_SIZE") == PAGE and os.access(TABLE, os.R_OK)
 
 
 def _mapped() -> list[Range]:
@@ -107,7 +116,7 @@ def _new(before: list[Range], now: list[Range]) -> Iterator[Range]:
 
 def _full_blocks(ranges: list[Range]) -> Iterator[int]:
     """Starts of the aligned blocks that are in memory with all their pages."""
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as table:
+    with TABLE.open("rb", buffering=0) as table:
         for start, end in ranges:
             for block in range(-(-start // SIZE) * SIZE, end - SIZE + 1, SIZE):
                 table.seek(block // PAGE * ENTRY)
@@ -116,10 +125,13 @@ def _full_blocks(ranges: list[Range]) -> Iterator[int]:
                     yield block
 
 
-def _collapse(start: int) -> None:
-    """Where the system has no huge page to give, the block stays as it is."""
+def _collapse(ranges: list[Range]) -> None:
+    """Block by block. Where the system has no huge page to give, a block stays as it is; so does
+    one that was given back in the meantime.
+    """
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    for _ in range(TRIES):
-        if advise(start, SIZE, COLLAPSE) == 0 or ctypes.get_errno() != errno.EAGAIN:
-            return
+    for start in _full_blocks(ranges):
+        for _ in range(TRIES):
+            if advise(start, SIZE, COLLAPSE) == 0 or ctypes.get_errno() != errno.EAGAIN:
+                break

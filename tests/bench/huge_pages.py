@@ -46,18 +46,19 @@ class Row:
 
 
 def serve(artifact: str, switch: str, asked: Connection) -> None:
-    """Load, say how long that took and what memory is like; then answer prompts with times."""
+    """Load and say how long that took; answer prompts with times; say what memory is like."""
     os.environ[SWITCH] = switch
     start = time.perf_counter()
     with sdk.load(artifact, threads=1) as model:
         model.generate([0], max_new_tokens=1, eos=())
-        asked.send((time.perf_counter() - start, *memory()))
+        asked.send(time.perf_counter() - start)
         while (request := asked.recv()) is not None:
             prompt, count = request
             tokens = model.generate(prompt, max_new_tokens=1, eos=()).tokens
             start = time.process_time()
             model.generate([*prompt, *tokens], max_new_tokens=count, eos=())
             asked.send((time.process_time() - start) / count * 1e6)
+        asked.send(memory())
 
 
 def memory() -> tuple[float, float]:
@@ -75,10 +76,11 @@ def measure(artifact: str, rounds: int, new_tokens: int) -> Row:
         ours, theirs = context.Pipe()
         context.Process(target=serve, args=(artifact, switch, theirs), daemon=True).start()
         ends.append(ours)
-    (plain_load, _, _), (load, moved, total) = (end.recv() for end in ends)
+    plain_load, load = (end.recv() for end in ends)
     times = np.array([list(ask(ends, seed, new_tokens)) for seed in range(rounds + 1)])[1:]
     for end in ends:
         end.send(None)
+    _, (moved, total) = (end.recv() for end in ends)
     without, with_pages = np.median(times, axis=0)
     return Row(
         Path(artifact).name, without, with_pages, interval(times[:, 0] / times[:, 1]),

@@ -42,6 +42,7 @@ def test_watched_memory_moves_and_keeps_its_content(pages: HugePages) -> None:
         memory = mapped((BLOCKS + 1) * SIZE)
     content = memory[:]
     pages.collapse()
+    pages.join()
     assert in_kilobytes("AnonHugePages") - before >= (BLOCKS - 1) * SIZE // 1024
     assert memory[:] == content
 
@@ -52,6 +53,7 @@ def test_memory_that_is_not_in_use_is_not_taken(pages: HugePages) -> None:
         memory = mapped(filled=SIZE // 2)
     before = in_kilobytes("Rss")
     pages.collapse()
+    pages.join()
     assert in_kilobytes("Rss") - before < SIZE // 1024
     assert memory[SIZE:] == bytes(len(memory) - SIZE)
 
@@ -66,6 +68,7 @@ def test_the_switch_and_the_system_can_say_no(
     with pages.watch():
         memory = mapped((BLOCKS + 1) * SIZE)
     pages.collapse()
+    pages.join()
     assert in_kilobytes("AnonHugePages") <= before
     assert memory[0:1]
 
@@ -77,6 +80,7 @@ def test_a_system_that_has_none_is_no_error(
     with pages.watch():
         pass
     pages.collapse()
+    pages.join()
 
 
 def numbers(ranges: Iterable[tuple[int, int]]) -> set[int]:
