@@ -20,12 +20,14 @@ from pathlib import Path
 SWITCH = "EDGE_HUGE_PAGES"
 """Environment variable; 0 leaves memory as it is."""
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-TABLE = Path("/proc/self/pagemap")
+MAPS, TABLE = Path("/proc/self/maps"), Path("/proc/self/pagemap")
 SIZE = 2 << 20
 PAGE, ENTRY = 4096, 8
 """Bytes of an ordinary page, and of its line in `pagemap`."""
-PRESENT = 0x80
-"""In the last byte of such a line: the page is in memory."""
+OWN = 0x81
+"""In the last byte of such a line: the page is in memory, and mapped nowhere else. The page of
+zeros, which stands for all that was only read, is mapped elsewhere too.
+"""
 COLLAPSE = 25
 """`MADV_COLLAPSE`, since Linux 6.1: at once, where older advice waits for a background thread."""
 TRIES = 3
@@ -36,9 +38,10 @@ Range = tuple[int, int]
 class HugePages:
     """Moves what the process mapped and filled while it was watched, in a thread of its own.
 
-    Only whole blocks of 2 MiB all of whose pages are in use are moved, so that it takes no more
-    memory than before. Nothing happens, and nothing fails, where the system has no huge pages or
-    its administrator switched them off (`never`), or where `EDGE_HUGE_PAGES` is 0.
+    Only whole blocks of 2 MiB are moved, all of whose pages were written and are the process's
+    alone, so that it takes no more memory than before. Nothing happens, and nothing fails, where
+    the system cannot move them (Linux before 6.1), where its administrator switched huge pages off
+    (`never`), or where `EDGE_HUGE_PAGES` is 0.
     """
 
     def __init__(self) -> None:
@@ -59,8 +62,10 @@ class HugePages:
         """Begin to move it. The memory stays in use meanwhile; what comes later is not moved."""
         found, self._found = _joined(self._found), []
         if found:
-            self._thread = threading.Thread(target=_collapse, args=(found,), daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=_collapse, args=(found,), daemon=True)
+            with contextlib.suppress(RuntimeError):  # there may be no room for another thread
+                thread.start()
+                self._thread = thread
 
     def join(self) -> None:
         """Wait until all is moved: some 400 MB a second."""
@@ -69,20 +74,21 @@ class HugePages:
 
 
 def is_on() -> bool:
-    """Whether this process may ask for huge pages, and does."""
+    """Whether this process can have its memory moved, and wants it."""
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0":
         return False
     try:
         allowed = "[never]" not in SETTING.read_text()
     except OSError:
         return False
-    return allowed and os.sysconf("SC_PAGE_SIZE") == PAGE and os.access(TABLE, os.R_OK)
+    readable = os.access(TABLE, os.R_OK) and os.access(MAPS, os.R_OK)
+    return allowed and readable and os.sysconf("SC_PAGE_SIZE") == PAGE and _collapse_at(0, 0)
 
 
 def _mapped() -> list[Range]:
     """Private writable memory that no file backs."""
     found = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in MAPS.read_text().splitlines():
         place, rights, _, _, inode = line.split(maxsplit=5)[:5]
         if inode == "0" and rights.startswith("rw") and rights.endswith("p"):
             start, end = place.split("-")
@@ -121,7 +127,7 @@ def _full_blocks(ranges: list[Range]) -> Iterator[int]:
             for block in range(-(-start // SIZE) * SIZE, end - SIZE + 1, SIZE):
                 table.seek(block // PAGE * ENTRY)
                 lines = table.read(SIZE // PAGE * ENTRY)
-                if all(flags & PRESENT for flags in lines[ENTRY - 1 :: ENTRY]):
+                if all(flags & OWN == OWN for flags in lines[ENTRY - 1 :: ENTRY]):
                     yield block
 
 
@@ -129,9 +135,15 @@ def _collapse(ranges: list[Range]) -> None:
     """Block by block. Where the system has no huge page to give, a block stays as it is; so does
     one that was given back in the meantime.
     """
+    with contextlib.suppress(OSError):
+        for start in _full_blocks(ranges):
+            for _ in range(TRIES):
+                if _collapse_at(start, SIZE) or ctypes.get_errno() != errno.EAGAIN:
+                    break
+
+
+def _collapse_at(start: int, size: int) -> bool:
+    """Whether the system did it; of no bytes at all, whether it could."""
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    for start in _full_blocks(ranges):
-        for _ in range(TRIES):
-            if advise(start, SIZE, COLLAPSE) == 0 or ctypes.get_errno() != errno.EAGAIN:
-                break
+    return bool(advise(start, size, COLLAPSE) == 0)

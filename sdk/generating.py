@@ -147,7 +147,9 @@ class LanguageModel:
         return cls(session, language, tokenizer, encoder)
 
     def warm_up(self) -> None:
-        """Read a token and forget it: engines pack their weights when they first run."""
+        """Read a token and forget it: engines pack their weights when they first run. A model with
+        an encoder has nothing to attend to before it gets a source.
+        """
         if self._encoder is None:
             self.cached.session.forward((0,))
             self.cached.session.rollback(0)

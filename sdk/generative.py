@@ -226,12 +226,14 @@ class Generative:
     def language(self) -> LanguageModel:
         """The language model, its cache and tokenizer; InputError where the artifact is none.
 
-        Each step will read all of its weights: they go on huge pages first.
+        Each step will read all of its weights: on a CPU they go on huge pages, beside the first
+        request.
         """
+        if self.target.device != "cpu":
+            return LanguageModel.of(self.artifact, self.session, self._encoder())
         with self._pages.watch():
             made = LanguageModel.of(self.artifact, self.session, self._encoder())
-            if self.target.device == "cpu":
-                made.warm_up()
+            made.warm_up()
         self._pages.collapse()
         return made
 

@@ -62,7 +62,8 @@ def load(
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
     pages = HugePages()
-    with pages.watch() if "step" in manifest.functions else contextlib.nullcontext():
+    steps = "step" in manifest.functions and target.device == "cpu"
+    with pages.watch() if steps else contextlib.nullcontext():
         session = open_session(
             artifact.path / function.file,
             function.signature,

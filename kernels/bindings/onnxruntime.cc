@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -134,6 +133,7 @@ OrtStatus *create(const OrtCustomOp *base, Table *, const OrtKernelInfo *info, v
 struct Pool {
     const Api *api;
     const OrtKernelContext *context;
+    OrtStatus *status = nullptr;  // of parts that it did not run
 };
 
 struct Task {
@@ -142,16 +142,16 @@ struct Task {
 };
 
 void run_tasks(void *self, int32_t tasks, void (*task)(void *, int32_t), void *argument) {
-    const Pool &pool = *static_cast<const Pool *>(self);
+    Pool &pool = *static_cast<Pool *>(self);
     Task call{task, argument};
-    const OrtStatus *status = pool.api->KernelContext_ParallelFor(
+    OrtStatus *status = pool.api->KernelContext_ParallelFor(
         pool.context,
         [](void *data, size_t index) {
             const Task &todo = *static_cast<const Task *>(data);
             todo.task(todo.argument, static_cast<int32_t>(index));
         },
         static_cast<size_t>(tasks), 0, &call);
-    if (status != nullptr) throw std::runtime_error("ONNX Runtime did not run all parts");
+    if (status != nullptr) pool.status = status;
 }
 
 OrtStatus *read_inputs(const Kernel &kernel, const OrtKernelContext *context, edge_tensor *inputs, int32_t &count) {
@@ -195,9 +195,9 @@ OrtStatus *compute(const Kernel &kernel, OrtKernelContext *context) {
     }
     Pool self{&api, context};
     const edge_pool pool{&self, kernel.threads, run_tasks};
-    if (const char *message = kernel.kernel->run(&pool, inputs, count, attributes, outputs))
-        return refusal(kernel, message);
-    return nullptr;
+    const char *message = kernel.kernel->run(&pool, inputs, count, attributes, outputs);
+    if (self.status != nullptr) return self.status;
+    return message == nullptr ? nullptr : refusal(kernel, message);
 }
 
 OrtStatus *compute_safely(void *self, OrtKernelContext *context) noexcept {

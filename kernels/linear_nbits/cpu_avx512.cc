@@ -88,7 +88,8 @@ void multiply(const Tiles &at) {
             }
             for (int c = 0; c < C; ++c) {
                 const int64_t index = ((at.tile + c) * groups + g) * 16;
-                _mm_prefetch(static_cast<const char *>(call->scales) + (index + C * groups * 16) * size, _MM_HINT_T1);
+                if (part == 0)  // those of the tiles after these, as with the weights
+                    _mm_prefetch(static_cast<const char *>(call->scales) + (index + C * groups * 16) * size, _MM_HINT_T1);
                 const __m512 scale = (__m512)scales_at(call, index);
                 for (int r = 0; r < R; ++r)
                     total[c][r] = _mm512_fmadd_ps(

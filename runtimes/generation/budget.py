@@ -169,8 +169,9 @@ class Adaptive:
     pays, it rests for `cooldown` rounds, tries small drafts at the end, and rests twice as long if
     that does not pay either (`Rests`): text that cannot be guessed costs next to nothing. A drafter
     whose tries are expensive rests longer, most of all one that reads the whole prompt for them, as
-    a model does: a request has to be long enough for that, as others were. And where rounds with
-    drafts turn out to be slower than plain ones, whatever was predicted, it rests too (`Worth`).
+    a model does (up to 8 times `longest_cooldown`, which else is the most): a request has to be
+    long enough for that, as others were. And where rounds with drafts turn out to be slower than
+    plain ones, whatever was predicted, it rests too (`Worth`).
 
     Of a draft whose nodes have scores, the target reads those that pay (`Trimmer`). Where making
     such drafts costs little, their size follows what was read of them.

@@ -24,7 +24,9 @@ class Worth:
         self._disturbed, self._fresh = True, 0
 
     def begin(self) -> None:
-        """A request starts: how fast the machine is may have changed."""
+        """A request starts: how fast the machine is may have changed. Engines prepare for the width
+        of a plain pass in the first one behind a prompt, which so says nothing of the others.
+        """
         self._disturbed, self._fresh = True, 0
 
     @property

@@ -15,7 +15,11 @@ from sdk.runtimes import huge_pages
 from sdk.runtimes.huge_pages import SIZE, SWITCH, HugePages, is_on
 
 BLOCKS = 8
-only_where_on = pytest.mark.skipif(not is_on(), reason="this system has no huge pages to ask for")
+MODE = huge_pages.SETTING.read_text() if huge_pages.SETTING.exists() else ""
+only_where_on = pytest.mark.skipif(
+    not is_on() or "[always]" in MODE,
+    reason="this system has no huge pages to ask for, or gives them unasked",
+)
 
 
 @pytest.fixture
@@ -23,10 +27,15 @@ def pages() -> HugePages:
     return HugePages()
 
 
-def mapped(filled: int) -> mmap.mmap:
-    """Private memory of some blocks, of which the first `filled` bytes are in use."""
-    made = mmap.mmap(-1, (BLOCKS + 1) * SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    made.write(random.Random(0).randbytes(4096) * (filled // 4096))
+def mapped() -> mmap.mmap:
+    """Private memory of some blocks, nowhere in use yet."""
+    return mmap.mmap(-1, (BLOCKS + 1) * SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def written() -> mmap.mmap:
+    """The same in use."""
+    made = mapped()
+    made.write(random.Random(0).randbytes(4096) * (len(made) // 4096))
     return made
 
 
@@ -39,7 +48,7 @@ def in_kilobytes(name: str) -> int:
 def test_watched_memory_moves_and_keeps_its_content(pages: HugePages) -> None:
     before = in_kilobytes("AnonHugePages")
     with pages.watch():
-        memory = mapped((BLOCKS + 1) * SIZE)
+        memory = written()
     content = memory[:]
     pages.collapse()
     pages.join()
@@ -48,9 +57,14 @@ def test_watched_memory_moves_and_keeps_its_content(pages: HugePages) -> None:
 
 
 @only_where_on
-def test_memory_that_is_not_in_use_is_not_taken(pages: HugePages) -> None:
+@pytest.mark.parametrize("read", [False, True])
+def test_memory_that_was_not_written_is_not_taken(pages: HugePages, *, read: bool) -> None:
+    """Nor such as was only read, all of which is one page of zeros."""
     with pages.watch():
-        memory = mapped(filled=SIZE // 2)
+        memory = mapped()
+    memory.write(b"x" * (SIZE // 2))
+    if read:
+        assert memory[SIZE:] == bytes(len(memory) - SIZE)
     before = in_kilobytes("Rss")
     pages.collapse()
     pages.join()
@@ -59,28 +73,52 @@ def test_memory_that_is_not_in_use_is_not_taken(pages: HugePages) -> None:
 
 
 @only_where_on
-def test_the_switch_and_the_system_can_say_no(
-    pages: HugePages, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("who", ["user", "administrator"])
+def test_both_can_say_no(
+    pages: HugePages, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SWITCH, "0")
+    if who == "user":
+        monkeypatch.setenv(SWITCH, "0")
+    else:
+        (tmp_path / "enabled").write_text("always madvise [never]\n")
+        monkeypatch.setattr(huge_pages, "SETTING", tmp_path / "enabled")
     assert not is_on()
     before = in_kilobytes("AnonHugePages")
     with pages.watch():
-        memory = mapped((BLOCKS + 1) * SIZE)
+        memory = written()
     pages.collapse()
     pages.join()
     assert in_kilobytes("AnonHugePages") <= before
     assert memory[0:1]
 
 
+@pytest.mark.parametrize("lacking", ["linux", "the setting", "the table"])
 def test_a_system_that_has_none_is_no_error(
-    pages: HugePages, monkeypatch: pytest.MonkeyPatch
+    pages: HugePages, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
+    if lacking == "linux":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    else:
+        name = "SETTING" if lacking == "the setting" else "TABLE"
+        monkeypatch.setattr(huge_pages, name, tmp_path / "missing")
+    assert not is_on()
     with pages.watch():
-        pass
+        memory = mapped()
     pages.collapse()
     pages.join()
+    assert len(memory) == (BLOCKS + 1) * SIZE
+
+
+@only_where_on
+def test_a_table_that_cannot_be_read_later_is_no_error(
+    pages: HugePages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pages.watch():
+        memory = written()
+    monkeypatch.setattr(huge_pages, "TABLE", tmp_path / "missing")
+    pages.collapse()
+    pages.join()
+    assert memory[0:1]
 
 
 def numbers(ranges: Iterable[tuple[int, int]]) -> set[int]:
