@@ -4,6 +4,7 @@
 
 Heads are trained (`--steps`) on text of the standard library with the target's hidden states. Rates
 are by place in a chain of four; `seeds` gives the spread, which at this size may hide the gain.
+`ms` are of a token, of plain decoding and with the head, each prompt asked of both in turn.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ KINDS = {
 def rows(target: Model, options: Any, folder: Path) -> Iterator[dict[str, Any]]:
     """One for each head."""
     model = transformers.AutoModelForCausalLM.from_pretrained(options.target)
-    for name, (sampling, partial) in KINDS.items():
-        taken, places = [], []
+    for name in options.heads:
+        sampling, partial = KINDS[name]
+        taken, places, spent = [], [], []
         for seed in range(options.seeds):
             torch.manual_seed(seed)
             settings = HeadTraining(
@@ -45,8 +47,9 @@ def rows(target: Model, options: Any, folder: Path) -> Iterator[dict[str, Any]]:
             head, losses = train_head(model, batches(target, options), settings)
             output = folder / f"{name.replace(' ', '-')}-{seed}.edge"
             compile_head(head, target=options.engine, output=output, threads=options.threads)
-            tally = _tally(target, output, options)
+            plain, tally = _tallies(target, output, options)
             taken.append(tally.accepted)
+            spent.append((plain.milliseconds, tally.milliseconds))
             drafts = sum(one.num_drafts for one in tally.results)
             places.append([
                 sum((one.accepted_per_position + [0] * 4)[i] for one in tally.results) / drafts
@@ -56,27 +59,30 @@ def rows(target: Model, options: Any, folder: Path) -> Iterator[dict[str, Any]]:
         yield {
             "head": name, "parameters": count, "smooth L1": losses[-1][0], "entropy": losses[-1][1],
             "tokens a pass": float(np.mean(taken)), "spread": float(np.std(taken)),
+            **dict(zip(("ms plain", "ms"), np.mean(spent, axis=0).tolist(), strict=True)),
             **{f"place {i + 1}": float(np.mean([p[i] for p in places])) for i in range(4)},
         }  # fmt: skip
 
 
-def _tally(target: Model, head: Path, options: Any) -> Tally:
-    tally = Tally()
+def _tallies(target: Model, head: Path, options: Any) -> tuple[Tally, Tally]:
+    """Plain and with the head."""
+    plain, tally = Tally(), Tally()
     with sdk.load(head, threads=options.threads) as loaded_head:
         drafter = FeatureDrafter(loaded_head.session)
         for prompt in prompts(target, options, options.kind):
-            plain = target.generate(prompt, max_new_tokens=options.tokens)
+            wanted = plain.add(target.generate(prompt, max_new_tokens=options.tokens))
             result = target.generate(
                 prompt, max_new_tokens=options.tokens, drafter=drafter, num_draft_tokens=4
             )
-            assert tally.add(result).tokens == plain.tokens, "a draft changed the output"
-    return tally
+            assert tally.add(result).tokens == wanted.tokens, "a draft changed the output"
+    return plain, tally
 
 
 def main() -> None:
     """Print the table."""
     options_ = parser(__doc__, requests=12)
     options_.add_argument("--kind", default="completion")
+    options_.add_argument("--heads", nargs="+", choices=KINDS, default=list(KINDS))
     options_.add_argument("--steps", type=int, default=150)
     options_.add_argument("--seeds", type=int, default=1)
     options_.add_argument("--trained", type=int, default=400_000, help="tokens to train on")
