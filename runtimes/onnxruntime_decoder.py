@@ -20,6 +20,7 @@ from sdk.signature import Array
 FILE = "decoder.onnx"
 MASKS = ("past_mask", "new_mask")
 ADDED = ("last", "room", "bias")
+ROWS = ("keys", "values")
 
 
 class InPlaceOnnxSession(OnnxRuntimeSession):
@@ -42,12 +43,16 @@ class InPlaceOnnxSession(OnnxRuntimeSession):
         bias[0, 0, :, length:] = np.where(_causal(feed["new_mask"]), 0, LOW)
         last, room = (np.array([rows], np.int32) for rows in (length + width - 1, length + width))
         results = super().run({**lead, **dict(zip(ADDED, (last, room, bias), strict=True))})
-        found = {"logits": results["logits"]}
-        for what in ("keys", "values"):
+        found = {name: results[name] for name in self._own()}
+        for what in ROWS:
             rows = [array[0, :, length:] for name, array in results.items()
                     if name.startswith(f"present_{what}_")]  # fmt: skip
             found[what] = np.stack(rows)
         return fill(found, outputs)
+
+    def _own(self) -> list[str]:
+        """The outputs that are the signature's: all but the new rows."""
+        return [spec.name for spec in self.signature.outputs if spec.name not in ROWS]
 
     def _check_names(self) -> None:
         """The file's names are those of the signature, but for masks and what takes their place."""
@@ -55,7 +60,7 @@ class InPlaceOnnxSession(OnnxRuntimeSession):
         past = [name for name in wanted if name.startswith("past_")]
         expected = (
             [*wanted, *ADDED],
-            ["logits", *(name.replace("past", "present") for name in past)],
+            [*self._own(), *(name.replace("past", "present") for name in past)],
         )
         ports = self._session.get_inputs(), self._session.get_outputs()
         got = [[value.name for value in values] for values in ports]

@@ -30,6 +30,8 @@ NAMES = ("last", "room", "bias")
 the scores [1, 1, W, rows]."""
 INPUTS = ("tokens", "positions", "rows", "past_mask", "new_mask")
 OUTPUTS = ("logits", "keys", "values")
+FEATURES = "features"
+"""What a step may give besides."""
 ALIGNED, TURNED = 8, 16  # what widths of heads are multiples of, and those that it can turn
 
 
@@ -63,8 +65,8 @@ def use_in_place(program: Program, file: Path) -> Path | None:
 def _layers(signature: Signature) -> int:
     """How many there are in a whole step; 0 for anything else."""
     names = tuple(spec.name for spec in signature.inputs)
-    whole = names[: len(INPUTS)] == INPUTS
-    if not whole or tuple(spec.name for spec in signature.outputs) != OUTPUTS:
+    given = tuple(spec.name for spec in signature.outputs)
+    if names[: len(INPUTS)] != INPUTS or given not in (OUTPUTS, (*OUTPUTS, FEATURES)):
         return 0
     (width, *others) = {spec.shape[2] for spec in signature.inputs[len(INPUTS) :]}
     fits = not others and isinstance(width, int) and width % ALIGNED == 0
@@ -85,7 +87,7 @@ class _Rewrite:
         for index, layer in enumerate(layers):
             self._attend(index, layer, angles)
         proto = self.model.graph
-        values = [value for value in proto.output if value.name == OUTPUTS[0]]
+        values = [value for value in proto.output if value.name in (OUTPUTS[0], FEATURES)]
         proto.ClearField("output")
         proto.output.extend(values)
         for value in proto.input:

@@ -17,8 +17,9 @@ from sdk.runtimes.generation.contracts import (
     Logits,
     Request,
 )
+from sdk.runtimes.generation.in_place import as_feature_session
+from sdk.runtimes.generation.kept_features import Features
 from sdk.runtimes.generation.model_drafter import Growing, ModelDrafter
-from sdk.runtimes.generation.sessions import Features, as_feature_session
 from sdk.runtimes.session import Session
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from sdk.errors import GenerationError
 from sdk.runtimes.binding import bind
 from sdk.runtimes.generation import tree_shapes
-from sdk.runtimes.generation.contracts import DecoderSession, Step
+from sdk.runtimes.generation.contracts import FeatureSession, Step
+from sdk.runtimes.generation.kept_features import Features, KeptFeatures
 from sdk.runtimes.generation.sessions import CHUNK, KEPT, Sizes, StepSession, fill, flat_view
 from sdk.runtimes.session import Session
 from sdk.signature import Array
@@ -26,9 +28,14 @@ LOW = np.float32(np.finfo(np.float32).min / 2)
 """Added to a score it leaves nothing of its weight."""
 
 
-def decoder(session: Session) -> DecoderSession:
+def decoder(session: Session) -> FeatureSession:
     """The cache that fits the session's engine file."""
     return InPlaceSession(session) if getattr(session, "in_place", False) else StepSession(session)
+
+
+def as_feature_session(given: Session | FeatureSession) -> FeatureSession:
+    """An engine session with a cache; anything that has one already as it is."""
+    return cast("FeatureSession", given) if hasattr(given, "commit") else decoder(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class Bound:
     last: memoryview
     bias: Array
     logits: NDArray[np.float32]
+    features: Features | None
 
 
 class InPlaceSession:
@@ -50,26 +58,40 @@ class InPlaceSession:
         self._session = session
         self._sizes = sizes = Sizes.of(session.signature)
         self.capacity, self.vocabulary = sizes.capacity, sizes.vocabulary
+        self.feature_width, self.given_width = 0, sizes.given
         self.length = 0
         shape = (2, sizes.layers, 1, sizes.heads, sizes.capacity, sizes.key_width)
         self._rows: NDArray[np.float32] = np.zeros(shape, np.float32)
         self._bias = np.zeros(CHUNK * sizes.capacity, np.float32)
         self._logits = np.zeros((1, sizes.vocabulary), np.float32)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
+        self._features = KeptFeatures(sizes.capacity, sizes.given)
         self._fed = 0
+        self._given: Features | None = None
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Feed known tokens in chunks and commit them."""
+    def extend(self, tokens: Sequence[int], *, features: None = None) -> None:  # noqa: ARG002
+        """Feed known tokens in chunks and commit them; `features` are never taken."""
         for start in range(0, len(tokens), CHUNK):
             chunk = tokens[start : start + CHUNK]
             self._check_room(len(chunk))
             self._feed(chunk, None, rows=1)
             self.commit(range(len(chunk)))
 
-    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Step:
-        """Logits after each token; the array is overwritten by the next call."""
+    def forward(
+        self,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None = None,
+        *,
+        features: None = None,  # noqa: ARG002
+    ) -> Step:
+        """Logits after each token; the arrays are overwritten by the next call."""
         self._check_room(len(tokens))
-        return Step(self._feed(tokens, parents, rows=len(tokens)).logits)
+        bound = self._feed(tokens, parents, rows=len(tokens))
+        return Step(bound.logits, bound.features)
+
+    def features(self, start: int, stop: int) -> Features:
+        """[stop - start, F] of committed tokens; a view of what the next commit may overwrite."""
+        return self._features.of(start, stop, length=self.length)
 
     def commit(self, path: Sequence[int]) -> None:
         """Count the rows of these tokens; those of a tree move together first."""
@@ -80,6 +102,7 @@ class InPlaceSession:
         if any(node != place for place, node in enumerate(path)):
             moved = self._rows[..., [start + node for node in path], :]
             self._rows[..., start : start + count, :] = moved
+        self._features.keep(start, self._given, path)
         self.length += count
 
     def rollback(self, length: int) -> None:
@@ -96,6 +119,7 @@ class InPlaceSession:
         """On the same engine session; the rows are copied."""
         twin = InPlaceSession(self._session)
         twin._rows[..., : self.length, :] = self._rows[..., : self.length, :]
+        twin._features.copy(self._features, self.length)
         twin.length = self.length
         return twin
 
@@ -123,7 +147,7 @@ class InPlaceSession:
             fill(bound.positions, [start - 1 + depth for depth in tree_shapes.depths(shape)])
             bound.call()
             new[:] = 0  # all widths share the memory
-        self._fed = width
+        self._fed, self._given = width, bound.features
         return bound
 
     def _bind(self, width: int, rows: int) -> Bound:
@@ -142,6 +166,9 @@ class InPlaceSession:
             **lead, "rows": np.arange(rows), "room": np.array([capacity], np.int32)
         }  # fmt: skip
         outputs: dict[str, Array] = {"logits": self._logits[:rows]}
+        features = np.zeros((width, self.given_width), np.float32) if self.given_width else None
+        if features is not None:
+            outputs["features"] = features
         for what, layers in zip(("keys", "values"), self._rows, strict=True):
             for layer, buffer in enumerate(layers):
                 inputs[f"past_{what}_{layer}"] = outputs[f"present_{what}_{layer}"] = buffer
@@ -153,6 +180,7 @@ class InPlaceSession:
             last=flat_view(lead["last"]),
             bias=lead["bias"],
             logits=self._logits[:rows],
+            features=features,
         )
         if usual:
             self._bound[width, rows] = bound

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from sdk.errors import GenerationError
 from sdk.runtimes.binding import bind
 from sdk.runtimes.generation import tree_shapes
-from sdk.runtimes.generation.contracts import ROOT, FeatureSession, Step
+from sdk.runtimes.generation.contracts import ROOT, Step
+from sdk.runtimes.generation.kept_features import Features, KeptFeatures
 from sdk.runtimes.generation.past import Past, bucket
 from sdk.runtimes.session import Session
 from sdk.signature import Array, Dim, Signature, TensorSpec
 
-Features = NDArray[np.float32]
 FROM = "from_features"
 CHUNK = 128
 """Tokens of a prompt that are read at once."""
@@ -124,11 +123,6 @@ def fill(view: memoryview, numbers: Iterable[int]) -> None:
         view[place] = number
 
 
-def as_feature_session(given: Session | FeatureSession) -> FeatureSession:
-    """An engine session with a cache; anything that has one already as it is."""
-    return cast("FeatureSession", given) if hasattr(given, "commit") else StepSession(given)
-
-
 @dataclass(slots=True)
 class Bound:
     """The arrays of one width and number of rows, and the engine's call that uses them."""
@@ -167,7 +161,7 @@ class StepSession:
         self.length = 0
         shapes = ((sizes.layers, sizes.heads, d) for d in (sizes.key_width, sizes.value_width))
         self._keys, self._values = (Past(*shape, sizes.capacity) for shape in shapes)
-        self._features = np.zeros((sizes.capacity if sizes.given else 0, sizes.given), np.float32)
+        self._features = KeptFeatures(sizes.capacity, sizes.given)
         self._whole = sizes.width is not None or getattr(session, "skips_unused_rows", False)
         """Whether passes get all rows of the cache, whatever is in use."""
         settles = sizes.width is None and getattr(session, "prepares_for_shapes", False)
@@ -216,14 +210,7 @@ class StepSession:
 
     def features(self, start: int, stop: int) -> Features:
         """[stop - start, F] of committed tokens; a view of what the next commit may overwrite."""
-        if not self._sizes.given or not 0 <= start <= stop <= self.length:
-            raise GenerationError(
-                "There are no such features.",
-                expected=f"those of committed tokens, 0 to {self.length}, of a step that has some",
-                got=f"{start} to {stop}, {self._sizes.given} wide",
-                fix="compile the model with features=True",
-            )
-        return self._features[start:stop]
+        return self._features.of(start, stop, length=self.length)
 
     def read(self, source: Mapping[str, Array]) -> None:
         """What tokens attend to beside each other, from now on; for a step that takes a source."""
@@ -243,8 +230,7 @@ class StepSession:
         self._fit(start + count)
         self._keys.array[:, :, start : start + count] = bound.keys[:, :, chosen]
         self._values.array[:, :, start : start + count] = bound.values[:, :, chosen]
-        if bound.features is not None:
-            self._features[start : start + count] = bound.features[chosen]
+        self._features.keep(start, bound.features, chosen)
         self.length += count
 
     def rollback(self, length: int) -> None:
@@ -264,7 +250,7 @@ class StepSession:
         """On the same engine session; keys and values are copied."""
         twin = StepSession(self._session)
         twin._keys, twin._values = (p.copy(self.length) for p in (self._keys, self._values))
-        twin._features[: self.length] = self._features[: self.length]
+        twin._features.copy(self._features, self.length)
         twin._source = self._source
         twin.length = self.length
         return twin

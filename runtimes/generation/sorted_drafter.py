@@ -13,8 +13,8 @@ from typing import Any
 
 from sdk.errors import InputError
 from sdk.runtimes.generation.contracts import IID, ROOT, FeatureSession, Logits, Step
+from sdk.runtimes.generation.in_place import as_feature_session
 from sdk.runtimes.generation.model_drafter import ModelDrafter
-from sdk.runtimes.generation.sessions import as_feature_session
 from sdk.runtimes.generation.transforms import softmax
 from sdk.runtimes.session import Session
 

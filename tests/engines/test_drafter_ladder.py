@@ -20,7 +20,6 @@ import sdk
 from sdk.errors import InputError
 from sdk.model import Model
 from sdk.recipes.drafts.feature_head import HeadTraining, compile_head, train_head
-from sdk.runtimes import open_session
 from sdk.runtimes.generation.contracts import Drafter
 from sdk.runtimes.generation.datastore import Datastore
 from sdk.runtimes.generation.drafters.fused import FusedDrafter
@@ -30,11 +29,10 @@ from sdk.runtimes.generation.drafters.retrieval import RetrievalDrafter
 from sdk.runtimes.generation.drafters.source_lookup import SourceLookupDrafter
 from sdk.runtimes.generation.drafters.trigram import TrigramDrafter
 from sdk.runtimes.generation.feature_drafter import FeatureDrafter
+from sdk.runtimes.generation.in_place import InPlaceSession, decoder
 from sdk.runtimes.generation.model_drafter import ModelDrafter
-from sdk.runtimes.generation.sessions import StepSession
 from sdk.runtimes.generation.sorted_drafter import SortedDrafter
 from sdk.runtimes.generation.trigram_table import TrigramTable
-from sdk.target import Target
 
 ENGINES = ("onnxruntime", "openvino")
 PROMPT = "The fox jumps, the dog sleeps. The fox"
@@ -48,15 +46,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder("llama", tmp_path_factory.mktemp("ladder") / "folder")
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def made(folder: Path) -> dict[str, sdk.Artifact]:
+def made(folder: Path, engine: str) -> dict[str, sdk.Artifact]:
     """The target with its features, its two segments, and a head that knows its text."""
-    root = folder.parent
+    root = folder.parent / engine
+    root.mkdir()
     parts: dict[str, dict[str, Any]] = {
         "target": {"features": True}, "first": {"layers": (0, 1)}, "second": {"layers": (1, 2)},
     }  # fmt: skip
     found = {
-        name: sdk.compile(folder, task="text-generation", target="onnxruntime",
+        name: sdk.compile(folder, task="text-generation", target=engine,
                           output=root / f"{name}.edge", threads=1, **options)
         for name, options in parts.items()
     }  # fmt: skip
@@ -67,25 +71,15 @@ def made(folder: Path) -> dict[str, sdk.Artifact]:
     settings = HeadTraining(learning_rate=3e-3, noise=0.0)
     head, _ = train_head(untrained("llama"), [torch.tensor([text])] * 100, settings)
     output = root / "head.edge"
-    return found | {"head": compile_head(head, target="onnxruntime", output=output, threads=1)}
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return found | {"head": compile_head(head, target=engine, output=output, threads=1)}
 
 
 @pytest.fixture
-def opened(made: dict[str, sdk.Artifact], engine: str) -> Iterator[Callable[[str], Model]]:
-    """Artifacts on the engine: both read the same file."""
+def opened(made: dict[str, sdk.Artifact]) -> Iterator[Callable[[str], Model]]:
     models: list[Model] = []
 
     def get(name: str) -> Model:
-        artifact, target = made[name], Target.parse(engine)
-        function = artifact.manifest.function
-        file = artifact.path / function.file
-        session = open_session(file, function.signature, target, threads=1)
-        models.append(Model(artifact, session, target, None, note="", threads=1))
+        models.append(sdk.load(made[name], threads=1))
         return models[-1]
 
     yield get
@@ -125,7 +119,7 @@ def same_but_for_ties(model: Model, prompt: list[int], want: Any, got: Any) -> b
     differ = next((i for i, (a, b) in enumerate(zip(want, got, strict=True)) if a != b), None)
     if differ is None:
         return True
-    session = StepSession(model.session)
+    session = decoder(model.session)
     session.extend([*prompt, *want[:differ]][:-1])
     logits = np.sort(np.array(session.forward([[*prompt, *want[:differ]][-1]]).logits[0]))
     return bool(logits[-1] - logits[-2] < TIE * logits.std())
@@ -135,6 +129,8 @@ def test_greedy_tokens_whatever_drafts(
     opened: Callable[[str], Model], tmp_path: Path, engine: str
 ) -> None:
     target, prompt = opened("target"), tokenizer().encode(PROMPT).ids
+    in_place = isinstance(target.language.cached.session, InPlaceSession)
+    assert in_place == (engine == "onnxruntime"), "a step with features has the fastest form too"
     plain = list(target.generate(prompt, max_new_tokens=TOKENS, eos=()).tokens)
     for name, drafter in drafters(opened, plain, tmp_path).items():
         for _ in range(2):  # the second time behind what the first left in the caches
@@ -157,7 +153,7 @@ def test_sampled_tokens_whatever_drafts(opened: Callable[[str], Model], tmp_path
 
 
 def test_segments_in_a_row_are_the_model(opened: Callable[[str], Model]) -> None:
-    first, second, whole = (StepSession(opened(n).session) for n in ("first", "second", "target"))
+    first, second, whole = (decoder(opened(n).session) for n in ("first", "second", "target"))
     tokens = list(range(5, 45))
     for start in range(0, 40, 10):
         chunk = tokens[start : start + 10]

@@ -46,7 +46,8 @@ def rows(target: Model, options: Any, folder: Path) -> Iterator[dict[str, Any]]:
             )
             head, losses = train_head(model, batches(target, options), settings)
             output = folder / f"{name.replace(' ', '-')}-{seed}.edge"
-            compile_head(head, target=options.engine, output=output, threads=options.threads)
+            aim = options.head_target or options.engine
+            compile_head(head, target=aim, output=output, threads=options.threads)
             plain, tally = _tallies(target, output, options)
             taken.append(tally.accepted)
             spent.append((plain.milliseconds, tally.milliseconds))
@@ -83,6 +84,7 @@ def main() -> None:
     options_ = parser(__doc__, requests=12)
     options_.add_argument("--kind", default="completion")
     options_.add_argument("--heads", nargs="+", choices=KINDS, default=list(KINDS))
+    options_.add_argument("--head-target", help="of sdk.compile; default: that of the target")
     options_.add_argument("--steps", type=int, default=150)
     options_.add_argument("--seeds", type=int, default=1)
     options_.add_argument("--trained", type=int, default=400_000, help="tokens to train on")
