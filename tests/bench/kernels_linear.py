@@ -2,6 +2,7 @@
 
     python tests/bench/kernels_linear.py [--size 2048] [--rows 1 2 4 8 16] [--groups 32 128]
         [--threads 1 2] [--layers 1 32] [--rounds 60] [--quantile 0.5] [--clock cpu] [--json]
+        [--alone]
 
 Each row is one session: a graph with an `If`, so that both sides run on the same threads, in turn,
 round by round. `layers` square layers follow one another, each with weights of its own: one layer's
@@ -14,6 +15,9 @@ their share of what this machine reads in the same pattern (`numpy.max` on a buf
 as many threads). `floor` is the least time of the integer products alone: 64 to a `vpdpbusd`, at
 the rate at which this machine runs it (needs a C++ compiler). `--clock cpu` counts the time of all
 threads, for machines that have other work too.
+
+`--alone` times the kernels without an engine, one layer on one thread: `near` with the weights in
+the nearest cache that holds them, `far` behind 8 MB of other data.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ TITLE = (
     "kernel    bits peer             group threads layers rows"
     "    ours   peer ratio   own   read share  floor"
 )
+FAR = 8 << 20
+"""Bytes that are read between calls so that weights come from a cache further away."""
 RATE = Path(__file__).with_name("vnni_rate.cc")
 Branch = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 Clock = Callable[[], int]
@@ -266,6 +272,24 @@ def measure(
             )  # fmt: skip
 
 
+def alone(options: argparse.Namespace) -> Iterator[str]:
+    """Microseconds of a call without an engine, by kernel, group and rows."""
+    others = np.ones(FAR // 4, np.float32)
+    yield "kernel    group rows   near    far"
+    cases = [("linear_nbits", ours_nbits, 4, group) for group in options.groups]
+    cases += [("linear_fdb", ours_fdb, 2, group) for group in options.fdb_groups]
+    for (kernel, ours, bits, group), rows in itertools.product(cases, options.rows):
+        s = Setting(options.size, group, 1, 1, options.rounds, CLOCKS["wall"], options.quantile)
+        weights = [numpy_helper.to_array(constant) for constant in ours(s, bits)[1]]
+        x = np.random.default_rng(rows).standard_normal((rows, s.size), dtype=np.float32)
+        given = [s.size, bits, group] if kernel == "linear_nbits" else [s.size, group]
+        call = library().prepare(kernel, [x, *weights], given)
+        near = interleaved([call], s.rounds, s.clock)[:, 0]
+        far = interleaved([others.max, call], s.rounds, s.clock)[:, 1]
+        near_us, far_us = (np.quantile(times, s.quantile) / 1e3 for times in (near, far))
+        yield f"{kernel:12} {group:4} {rows:4} {near_us:6.0f} {far_us:6.0f}"
+
+
 def printed(row: Row) -> str:
     floor = "     -" if row.floor is None else f"{row.floor:6.0f}"
     return (
@@ -288,6 +312,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--quantile", type=float, default=0.5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -305,6 +330,10 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> None:
     options = arguments()
+    if options.alone:
+        for line in alone(options):
+            print(line, flush=True)
+        return
     rows = []
     if not options.json:
         print(TITLE)
