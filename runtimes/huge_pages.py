@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from sdk import environment
 
 SWITCH = "EDGE_HUGE_PAGES"
 """Environment variable; 0 leaves memory as it is."""
-SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 MAPS, TABLE = Path("/proc/self/maps"), Path("/proc/self/pagemap")
 SIZE = 2 << 20
 PAGE, ENTRY = 4096, 8
@@ -44,14 +46,16 @@ class HugePages:
     (`never`), or where `EDGE_HUGE_PAGES` is 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.on = wanted and is_on()
+        """Whether anything will be moved."""
         self._found: list[Range] = []
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
         """What is mapped within the block is to be moved."""
-        if not is_on():
+        if not self.on:
             yield
             return
         before = _mapped()
@@ -77,10 +81,7 @@ def is_on() -> bool:
     """Whether this process can have its memory moved, and wants it."""
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0":
         return False
-    try:
-        allowed = "[never]" not in SETTING.read_text()
-    except OSError:
-        return False
+    allowed = environment.huge_pages() not in ("", "never")
     readable = os.access(TABLE, os.R_OK) and os.access(MAPS, os.R_OK)
     return allowed and readable and os.sysconf("SC_PAGE_SIZE") == PAGE and _collapse_at(0, 0)
 
@@ -144,6 +145,12 @@ def _collapse(ranges: list[Range]) -> None:
 
 def _collapse_at(start: int, size: int) -> bool:
     """Whether the system did it; of no bytes at all, whether it could."""
-    advise = ctypes.CDLL(None, use_errno=True).madvise
-    advise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    return bool(advise(start, size, COLLAPSE) == 0)
+    return bool(_madvise()(start, size, COLLAPSE) == 0)
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int]:
+    """The C library's function, which not every system has."""
+    function = ctypes.CDLL(None, use_errno=True).madvise
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return function

@@ -13,6 +13,7 @@ INSTRUCTIONS = (
     "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8",
     "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 RUNNING = ("edge-sdk", "numpy", "onnxruntime", "openvino", "torch")
 COMPILING = (*RUNNING, "torchao", "onnx", "onnxscript")
 
@@ -26,7 +27,7 @@ def describe() -> dict[str, str]:
         "cores": f"{allowed} allowed of {os.cpu_count()}",
         "frequency governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory": _memory(),
-        "huge pages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "huge pages": huge_pages(),
         "system": platform.platform(),
         "load average": f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "",
         "python": platform.python_version(),
@@ -44,6 +45,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def huge_pages() -> str:
+    """How Linux gives them: `always`, `madvise` or `never`; empty where there are none."""
+    return _read(HUGE_PAGES).partition("[")[2].partition("]")[0]
 
 
 def _processor() -> str:
@@ -64,11 +70,6 @@ def _memory() -> str:
     lines = _read("/proc/meminfo").splitlines()
     sizes = [int(line.split()[1]) for line in lines if line.startswith("MemTotal:")]
     return f"{sizes[0] / 2**20:.1f} GiB" if sizes else ""
-
-
-def _chosen(path: str) -> str:
-    """The value in brackets of those that a setting may have."""
-    return _read(path).partition("[")[2].partition("]")[0]
 
 
 def _read(path: str) -> str:

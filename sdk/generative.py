@@ -229,11 +229,10 @@ class Generative:
         Each step will read all of its weights: on a CPU they go on huge pages, beside the first
         request.
         """
-        if self.target.device != "cpu":
-            return LanguageModel.of(self.artifact, self.session, self._encoder())
         with self._pages.watch():
             made = LanguageModel.of(self.artifact, self.session, self._encoder())
-            made.warm_up()
+            if self._pages.on:
+                made.warm_up()
         self._pages.collapse()
         return made
 

@@ -61,9 +61,8 @@ def load(
     function = manifest.function
     processor = _processor(artifact, function.signature)
     threads = threads or default_threads()
-    pages = HugePages()
-    steps = "step" in manifest.functions and target.device == "cpu"
-    with pages.watch() if steps else contextlib.nullcontext():
+    pages = HugePages(wanted="step" in manifest.functions and target.device == "cpu")
+    with pages.watch():
         session = open_session(
             artifact.path / function.file,
             function.signature,
@@ -103,7 +102,7 @@ class Model(Generative):
     ) -> None:
         self.artifact, self.session, self.target = artifact, session, target
         self.processor, self._note, self.threads = processor, note, threads
-        self._pages = pages or HugePages()
+        self._pages = pages or HugePages(wanted=False)
         self.signature = session.signature
         self._call = as_function(session)
 

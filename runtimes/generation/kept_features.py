@@ -30,11 +30,10 @@ class KeptFeatures:
             )
         return self._rows[start:stop]
 
-    def keep(self, start: int, found: Features | None, chosen: slice | Sequence[int]) -> None:
-        """Those of the `chosen` tokens of a pass, which are committed behind `start` others."""
+    def keep(self, start: int, found: Features | None, path: Sequence[int]) -> None:
+        """Those of the tokens of a pass that are committed behind `start` others."""
         if found is not None:
-            rows = found[chosen if isinstance(chosen, slice) else list(chosen)]
-            self._rows[start : start + len(rows)] = rows
+            self._rows[start : start + len(path)] = found[list(path)]
 
     def copy(self, other: KeptFeatures, length: int) -> None:
         """The first ones of another cache."""

@@ -230,7 +230,7 @@ class StepSession:
         self._fit(start + count)
         self._keys.array[:, :, start : start + count] = bound.keys[:, :, chosen]
         self._values.array[:, :, start : start + count] = bound.values[:, :, chosen]
-        self._features.keep(start, bound.features, chosen)
+        self._features.keep(start, bound.features, path)
         self.length += count
 
     def rollback(self, length: int) -> None:

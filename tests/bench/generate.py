@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from decode import random_llama
+from intervals import median_of
 from peer_environments import OFFLINE, PeerError, environment
 
 DRIVERS = Path(__file__).with_name("generation")
@@ -226,10 +227,7 @@ def speed(answers: list[Answered]) -> float:
 
 def ratios(slow: list[Answered], fast: list[Answered]) -> tuple[float, float, float]:
     """How many times faster, median over prompts, with its interval by the bootstrap."""
-    each = np.array([a.token / b.token for a, b in zip(slow, fast, strict=True)])
-    picks = np.random.default_rng(0).choice(each, (1000, len(each)))
-    low, high = np.percentile(np.median(picks, axis=1), [2.5, 97.5])
-    return float(np.median(each)), float(low), float(high)
+    return median_of(np.array([a.token / b.token for a, b in zip(slow, fast, strict=True)]))
 
 
 def fastest(found: dict[Key, list[Answered]], *, ours: bool, plain: bool) -> Key | None:

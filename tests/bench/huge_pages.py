@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from intervals import median_of
 
 import sdk
 from sdk.runtimes.huge_pages import SWITCH
@@ -84,7 +85,7 @@ def measure(artifact: str, rounds: int, new_tokens: int) -> Row:
     _, (moved, total) = (end.recv() for end in ends)
     without, with_pages = np.median(times, axis=0)
     return Row(
-        Path(artifact).name, without, with_pages, interval(times[:, 0] / times[:, 1]),
+        Path(artifact).name, without, with_pages, median_of(times[:, 0] / times[:, 1]),
         moved, total, (loads[0], loads[1]),
     )  # fmt: skip
 
@@ -96,13 +97,6 @@ def ask(ends: Sequence[Connection], seed: int, new_tokens: int) -> list[float]:
         ends[side].send((prompt, new_tokens))
         times[side] = ends[side].recv()
     return times
-
-
-def interval(ratios: np.ndarray) -> tuple[float, float, float]:
-    """Median, and 95 % of resampled ones."""
-    drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def printed(row: Row) -> str:

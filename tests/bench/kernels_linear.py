@@ -146,6 +146,9 @@ def ours_fdb(s: Setting, _bits: int) -> Branch:
     return nodes, constants
 
 
+OURS = {"linear_nbits": ours_nbits, "linear_fdb": ours_fdb}
+
+
 def peer(s: Setting, bits: int) -> Branch:
     """Layers of `MatMulNBits` at accuracy level 4, which also puts activations on an int8 grid."""
     nodes, constants = [], []
@@ -250,7 +253,7 @@ def measure(
     s: Setting, kernel: str, bits: int, peer_bits: int, numbers: Sequence[int]
 ) -> Iterator[Row]:
     """One kernel against one peer, for all numbers of rows."""
-    ours = {"linear_nbits": ours_nbits, "linear_fdb": ours_fdb}[kernel](s, bits)
+    ours = OURS[kernel](s, bits)
     size = sum(len(constant.raw_data) for constant in ours[1])
     session = session_of(s, ours, peer(s, peer_bits))
     rate, first = rate_of_products(s.threads), None
@@ -276,11 +279,11 @@ def alone(options: argparse.Namespace) -> Iterator[str]:
     """Microseconds of a call without an engine, by kernel, group and rows."""
     others = np.ones(FAR // 4, np.float32)
     yield "kernel    group rows   near    far"
-    cases = [("linear_nbits", ours_nbits, 4, group) for group in options.groups]
-    cases += [("linear_fdb", ours_fdb, 2, group) for group in options.fdb_groups]
-    for (kernel, ours, bits, group), rows in itertools.product(cases, options.rows):
+    cases = [("linear_nbits", 4, group) for group in options.groups]
+    cases += [("linear_fdb", 2, group) for group in options.fdb_groups]
+    for (kernel, bits, group), rows in itertools.product(cases, options.rows):
         s = Setting(options.size, group, 1, 1, options.rounds, CLOCKS["wall"], options.quantile)
-        weights = [numpy_helper.to_array(constant) for constant in ours(s, bits)[1]]
+        weights = [numpy_helper.to_array(constant) for constant in OURS[kernel](s, bits)[1]]
         x = np.random.default_rng(rows).standard_normal((rows, s.size), dtype=np.float32)
         given = [s.size, bits, group] if kernel == "linear_nbits" else [s.size, group]
         call = library().prepare(kernel, [x, *weights], given)

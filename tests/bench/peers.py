@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import openvino as ov
+from intervals import median_of
 from mobilenet_v2 import Agreement
 from peer_cases import Case, cases
 from peer_environments import PEERS, Peer, PeerError
@@ -221,9 +222,7 @@ def _row(
     peer: Build,
     times: dict[str, list[float]],
 ) -> Row:
-    ratios = np.array(times["ours"]) / np.array(times[peer.name])
-    picks = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-    low, high = np.percentile(np.median(picks, axis=1), [2.5, 97.5])
+    ratio, low, high = median_of(np.array(times["ours"]) / np.array(times[peer.name]))
     return Row(
         model=case.name,
         engine=engine,
@@ -239,8 +238,8 @@ def _row(
         peer_bytes=peer.bytes,
         latency=Latency.of(times["ours"]),
         peer_latency=Latency.of(times[peer.name]),
-        ratio=float(np.median(ratios)),
-        interval=(float(low), float(high)),
+        ratio=ratio,
+        interval=(low, high),
     )
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from sdk import environment
 from sdk.runtimes import huge_pages
 from sdk.runtimes.huge_pages import SIZE, SWITCH, HugePages, is_on
 
 BLOCKS = 8
-MODE = huge_pages.SETTING.read_text() if huge_pages.SETTING.exists() else ""
 only_where_on = pytest.mark.skipif(
-    not is_on() or "[always]" in MODE,
+    not is_on() or environment.huge_pages() == "always",
     reason="this system has no huge pages to ask for, or gives them unasked",
 )
 
@@ -74,15 +74,14 @@ def test_memory_that_was_not_written_is_not_taken(pages: HugePages, *, read: boo
 
 @only_where_on
 @pytest.mark.parametrize("who", ["user", "administrator"])
-def test_both_can_say_no(
-    pages: HugePages, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_can_say_no(who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if who == "user":
         monkeypatch.setenv(SWITCH, "0")
     else:
         (tmp_path / "enabled").write_text("always madvise [never]\n")
-        monkeypatch.setattr(huge_pages, "SETTING", tmp_path / "enabled")
+        monkeypatch.setattr(environment, "HUGE_PAGES", str(tmp_path / "enabled"))
     assert not is_on()
+    pages = HugePages()
     before = in_kilobytes("AnonHugePages")
     with pages.watch():
         memory = written()
@@ -94,14 +93,16 @@ def test_both_can_say_no(
 
 @pytest.mark.parametrize("lacking", ["linux", "the setting", "the table"])
 def test_a_system_that_has_none_is_no_error(
-    pages: HugePages, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if lacking == "linux":
         monkeypatch.setattr(sys, "platform", "darwin")
+    elif lacking == "the setting":
+        monkeypatch.setattr(environment, "HUGE_PAGES", str(tmp_path / "missing"))
     else:
-        name = "SETTING" if lacking == "the setting" else "TABLE"
-        monkeypatch.setattr(huge_pages, name, tmp_path / "missing")
+        monkeypatch.setattr(huge_pages, "TABLE", tmp_path / "missing")
     assert not is_on()
+    pages = HugePages()
     with pages.watch():
         memory = mapped()
     pages.collapse()

@@ -57,10 +57,11 @@ def rows(target: Model, options: Any, folder: Path) -> Iterator[dict[str, Any]]:
                 for i in range(4)
             ])  # fmt: skip
         count = sum(weight.numel() for weight in head.trainable())
+        plain_ms, ms = np.mean(spent, axis=0)
         yield {
             "head": name, "parameters": count, "smooth L1": losses[-1][0], "entropy": losses[-1][1],
             "tokens a pass": float(np.mean(taken)), "spread": float(np.std(taken)),
-            **dict(zip(("ms plain", "ms"), np.mean(spent, axis=0).tolist(), strict=True)),
+            "ms plain": float(plain_ms), "ms": float(ms),
             **{f"place {i + 1}": float(np.mean([p[i] for p in places])) for i in range(4)},
         }  # fmt: skip
 
