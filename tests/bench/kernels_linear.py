@@ -50,6 +50,7 @@ TITLE = (
     "kernel    bits peer             group threads layers rows"
     "    ours   peer ratio   own   read share  floor"
 )
+ALONE = "kernel    group rows   near    far"
 FAR = 8 << 20
 """Bytes that are read between calls so that weights come from a cache further away."""
 RATE = Path(__file__).with_name("vnni_rate.cc")
@@ -76,6 +77,28 @@ class Row:
     """Gigabytes a second."""
     share: float
     floor: float | None
+
+    def __str__(self) -> str:
+        floor = "     -" if self.floor is None else f"{self.floor:6.0f}"
+        return (
+            f"{self.kernel:12} {self.bits} {self.peer:16} {self.group:5} {self.threads:7}"
+            f" {self.layers:6} {self.rows:4} {self.ours:7.0f} {self.theirs:7.0f}"
+            f" {self.ratio:5.2f} {self.own:5.2f} {self.read:6.1f} {self.share:5.0%} {floor}"
+        )
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One kernel without an engine, microseconds a call."""
+
+    kernel: str
+    group: int
+    rows: int
+    near: float
+    far: float
+
+    def __str__(self) -> str:
+        return f"{self.kernel:12} {self.group:4} {self.rows:4} {self.near:6.0f} {self.far:6.0f}"
 
 
 @dataclass(frozen=True)
@@ -275,10 +298,9 @@ def measure(
             )  # fmt: skip
 
 
-def alone(options: argparse.Namespace) -> Iterator[str]:
-    """Microseconds of a call without an engine, by kernel, group and rows."""
+def alone(options: argparse.Namespace) -> Iterator[Alone]:
+    """Every kernel, group and number of rows."""
     others = np.ones(FAR // 4, np.float32)
-    yield "kernel    group rows   near    far"
     cases = [("linear_nbits", 4, group) for group in options.groups]
     cases += [("linear_fdb", 2, group) for group in options.fdb_groups]
     for (kernel, bits, group), rows in itertools.product(cases, options.rows):
@@ -290,16 +312,7 @@ def alone(options: argparse.Namespace) -> Iterator[str]:
         near = interleaved([call], s.rounds, s.clock)[:, 0]
         far = interleaved([others.max, call], s.rounds, s.clock)[:, 1]
         near_us, far_us = (np.quantile(times, s.quantile) / 1e3 for times in (near, far))
-        yield f"{kernel:12} {group:4} {rows:4} {near_us:6.0f} {far_us:6.0f}"
-
-
-def printed(row: Row) -> str:
-    floor = "     -" if row.floor is None else f"{row.floor:6.0f}"
-    return (
-        f"{row.kernel:12} {row.bits} {row.peer:16} {row.group:5} {row.threads:7} {row.layers:6}"
-        f" {row.rows:4} {row.ours:7.0f} {row.theirs:7.0f} {row.ratio:5.2f} {row.own:5.2f}"
-        f" {row.read:6.1f} {row.share:5.0%} {floor}"
-    )
+        yield Alone(kernel, group, rows, near_us, far_us)
 
 
 def arguments() -> argparse.Namespace:
@@ -333,19 +346,13 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> None:
     options = arguments()
-    if options.alone:
-        for line in alone(options):
-            print(line, flush=True)
-        return
-    rows = []
-    if not options.json:
-        print(TITLE)
-    for row in measured(options):
-        rows.append(row)
-        if not options.json:
-            print(printed(row), flush=True)
+    title, found = (ALONE, alone(options)) if options.alone else (TITLE, measured(options))
     if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print(json.dumps([asdict(row) for row in found]))
+        return
+    print(title)
+    for row in found:
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
